@@ -1,0 +1,110 @@
+"""Files and folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from toolchain.errors import SnncError
+
+
+def _failed(path: Path, error: OSError) -> SnncError:
+    return SnncError(
+        f"could not write {path}",
+        where=str(path),
+        got=error.strerror or str(error),
+        remedy="free space or choose another place with -o; nothing was left half-written",
+    )
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a file for binary writing that takes its final name only when the block ends without an error.
+
+    Raises:
+        SnncError: the file system refused (full, read-only, no such folder); nothing is left behind.
+    """
+    final = Path(path)
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{final.name}.", dir=final.parent)
+    except OSError as error:
+        raise _failed(final, error) from error
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        # mkstemp makes the file private; give it the permissions that open() would have given.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, final)
+    except OSError as error:
+        raise _failed(final, error) from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file whole (UTF-8, newline as given)."""
+    with atomic_write(path) as stream:
+        stream.write(text.encode())
+
+
+def refuse_existing(path: str | os.PathLike[str]) -> None:
+    """Raise SnncError when an output path exists already."""
+    if os.path.lexists(path):
+        raise SnncError(
+            f"{path} exists already",
+            where=str(path),
+            remedy="choose another place with -o, or pass --force to replace it",
+        )
+
+
+@contextlib.contextmanager
+def atomic_directory(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Path]:
+    """A folder to fill that takes its final name only when the block ends without an error.
+
+    With `force` an existing folder of that name is replaced, but only one that carries our own `build.json`
+    (or is empty), so that a mistyped path does not cost the user a home directory.
+
+    Raises:
+        SnncError: the path exists and `force` is not given, or the file system refused.
+    """
+    final = Path(path)
+    exists = os.path.lexists(final)
+    if exists and not force:
+        refuse_existing(final)
+    if exists and not _replaceable(final):
+        raise SnncError(
+            f"{final} is not a build of snnc, so --force does not replace it",
+            where=str(final),
+            remedy="choose another place with -o",
+        )
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
+    except OSError as error:
+        raise _failed(final, error) from error
+    try:
+        yield temporary
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o777 & ~mask)
+        if exists:
+            shutil.rmtree(final)
+        os.replace(temporary, final)
+    except OSError as error:
+        raise _failed(final, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replaceable(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink() and ((path / "build.json").exists() or not any(path.iterdir()))
