@@ -1,0 +1,127 @@
+"""Which synapses exist, kept sparse from the end of training to the chip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from toolchain.errors import SnncError
+
+
+@dataclass(frozen=True, eq=False)
+class Connectivity:
+    """The synapses of one connection, in compressed rows by source neuron.
+
+    The list of source `i` is `targets[indptr[i]:indptr[i + 1]]`, strictly ascending: the same list that a
+    neuromorphic core stores for one input axon.
+
+    indptr: int64, shape (n_sources + 1,).  targets: int32, shape (n_synapses,), each in [0, n_targets).
+    """
+
+    n_sources: int
+    n_targets: int
+    indptr: NDArray[np.int64]
+    targets: NDArray[np.int32]
+
+    @classmethod
+    def from_mask(cls, mask: NDArray[np.bool_]) -> Connectivity:
+        """From a dense mask of shape (n_targets, n_sources), as a layer's weight matrix has it."""
+        by_source = np.ascontiguousarray(np.asarray(mask, bool).T)
+        sources, targets = np.nonzero(by_source)
+        n_sources, n_targets = by_source.shape
+        indptr = np.zeros(n_sources + 1, np.int64)
+        np.cumsum(np.bincount(sources, minlength=n_sources), out=indptr[1:])
+        return cls(n_sources, n_targets, indptr, targets.astype(np.int32))
+
+    @property
+    def n_synapses(self) -> int:
+        return len(self.targets)
+
+    @property
+    def density(self) -> float:
+        """Synapses that exist, as a part of all pairs (0 to 1)."""
+        pairs = self.n_sources * self.n_targets
+        return self.n_synapses / pairs if pairs else 0.0
+
+    @cached_property
+    def sources(self) -> NDArray[np.int32]:
+        """The source of every synapse, shape (n_synapses,)."""
+        return np.repeat(np.arange(self.n_sources, dtype=np.int32), self.fan_out)
+
+    @property
+    def fan_out(self) -> NDArray[np.int64]:
+        """Synapses per source neuron, shape (n_sources,)."""
+        return np.diff(self.indptr)
+
+    @property
+    def fan_in(self) -> NDArray[np.int64]:
+        """Synapses per target neuron, shape (n_targets,)."""
+        return np.bincount(self.targets, minlength=self.n_targets).astype(np.int64)
+
+    def matrix(self, values: NDArray[np.generic]) -> sparse.csr_array:
+        """The given values, one a synapse, as a sparse matrix of shape (n_targets, n_sources)."""
+        by_source = sparse.csr_array((values, self.targets, self.indptr), shape=(self.n_sources, self.n_targets))
+        return by_source.T.tocsr()
+
+    def dense(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
+        """The given values as a dense (n_targets, n_sources) array, zero where no synapse is. For small layers."""
+        out = np.zeros((self.n_targets, self.n_sources), values.dtype)
+        out[self.targets, self.sources] = values
+        return out
+
+    def select(
+        self,
+        sources: NDArray[np.bool_],
+        targets: NDArray[np.bool_],
+        synapses: NDArray[np.bool_] | None = None,
+    ) -> tuple[Connectivity, NDArray[np.bool_]]:
+        """The synapses between the marked neurons, renumbered, and the mask over the old synapses that kept them."""
+        keep = sources[self.sources] & targets[self.targets]
+        if synapses is not None:
+            keep = keep & synapses
+        new_target = np.cumsum(targets) - 1
+        counts = np.bincount(self.sources[keep], minlength=self.n_sources)[sources]
+        indptr = np.zeros(len(counts) + 1, np.int64)
+        np.cumsum(counts, out=indptr[1:])
+        chosen = Connectivity(
+            int(sources.sum()), int(targets.sum()), indptr, new_target[self.targets[keep]].astype(np.int32)
+        )
+        return chosen, keep
+
+    def verify(self, where: str) -> None:
+        """Raise SnncError unless the lists are well formed: bounds, order, no synapse twice."""
+        ok = (
+            self.indptr.shape == (self.n_sources + 1,)
+            and self.indptr[0] == 0
+            and self.indptr[-1] == len(self.targets)
+            and bool(np.all(np.diff(self.indptr) >= 0))
+        )
+        if ok and len(self.targets):
+            ok = int(self.targets.min()) >= 0 and int(self.targets.max()) < self.n_targets
+            if ok:
+                step = np.diff(self.targets.astype(np.int64))
+                starts = self.indptr[1:-1]
+                inner = np.ones(len(step), bool)
+                inner[starts[(starts > 0) & (starts < len(self.targets))] - 1] = False
+                ok = bool(np.all(step[inner] > 0))
+        if not ok:
+            raise SnncError(
+                "the synapse lists are damaged",
+                where=where,
+                allowed=f"{self.n_sources} lists of strictly ascending targets in 0..{self.n_targets - 1}",
+                remedy="export the network again",
+            )
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Connectivity)
+            and (self.n_sources, self.n_targets) == (other.n_sources, other.n_targets)
+            and np.array_equal(self.indptr, other.indptr)
+            and np.array_equal(self.targets, other.targets)
+        )
+
+    __hash__ = None  # type: ignore[assignment]

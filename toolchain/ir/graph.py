@@ -1,0 +1,111 @@
+"""The trained network in physical units, and the same network with its synapses on an integer grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from toolchain.errors import SnncError
+from toolchain.ir.inputs import Input
+from toolchain.ir.neurons import LIF
+from toolchain.ir.verify import verify_wiring
+from toolchain.ir.weights import FloatSynapses, IntegerSynapses
+
+
+@dataclass(frozen=True, eq=False)
+class Connection:
+    """All-to-some synapses from one population to another: `sum over synapses of weight * payload`.
+
+    weight_step, weight_bits: where training already kept the weights to an integer grid, the physical value of
+    one step of that grid and its bits; None otherwise.
+    """
+
+    name: str
+    source: str
+    target: str
+    synapses: FloatSynapses
+    weight_step: float | None = None
+    weight_bits: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A trained network. Populations stand in topological order; the last one is the output.
+
+    steps: time steps that one sample lasts.  metadata: provenance, text only.
+    Decision: the output neuron with the most spikes in the sample's window, ties to the lowest index.
+    """
+
+    name: str
+    input: Input
+    populations: tuple[LIF, ...]
+    connections: tuple[Connection, ...]
+    steps: int
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def verify(self) -> None:
+        """Raise SnncError unless sizes chain, names are unique and every number is finite."""
+        verify_wiring(self)
+        for population in self.populations:
+            population.verify()
+        for connection in self.connections:
+            connection.synapses.verify(connection.name)
+            step = connection.weight_step
+            if step is not None and not (np.isfinite(step) and step > 0):
+                raise SnncError(
+                    "weight step must be a positive number", where=f"{connection.name}.weight_step", got=step
+                )
+
+
+@dataclass(frozen=True, eq=False)
+class QuantisedConnection:
+    """Integer synapses; a mantissa of 1 stands for `step` physical units."""
+
+    name: str
+    source: str
+    target: str
+    synapses: IntegerSynapses
+    step: float
+
+
+@dataclass(frozen=True, eq=False)
+class QuantisedGraph:
+    """A trained network whose weights lie on an integer grid; its neurons still compute in physical units."""
+
+    name: str
+    input: Input
+    populations: tuple[LIF, ...]
+    connections: tuple[QuantisedConnection, ...]
+    steps: int
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def verify(self) -> None:
+        """Raise SnncError unless sizes chain and every mantissa lies in its format."""
+        verify_wiring(self)
+        for population in self.populations:
+            population.verify()
+        for connection in self.connections:
+            connection.synapses.verify(connection.name)
+
+    def dequantise(self) -> Graph:
+        """The same network with float weights: what is left of the trained one after rounding its weights."""
+        return Graph(
+            name=self.name,
+            input=self.input,
+            populations=self.populations,
+            connections=tuple(
+                Connection(
+                    name=c.name,
+                    source=c.source,
+                    target=c.target,
+                    synapses=FloatSynapses(c.synapses.connectivity, (c.synapses.values * c.step).astype(np.float32)),
+                    weight_step=c.step,
+                    weight_bits=c.synapses.weight_bits,
+                )
+                for c in self.connections
+            ),
+            steps=self.steps,
+            metadata=self.metadata,
+        )
