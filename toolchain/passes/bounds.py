@@ -1,0 +1,111 @@
+"""How large sums and states can become: facts about a program, proved from its weights and decays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolchain.errors import Diagnostic
+from toolchain.ir import IntegerSynapses, Program
+from toolchain.ir.arithmetic import DECAY_ONE, STATE_LIMIT, STATE_SHIFT
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What the state of one population can reach at most, in units of its lowest bit."""
+
+    population: str
+    sum_low: int
+    sum_high: int
+    u: int
+    v_low: int
+    v_high: int
+
+    @property
+    def u_proved(self) -> bool:
+        """Whether the synaptic current can never reach the 24 bit wrap."""
+        return self.u <= STATE_LIMIT
+
+    @property
+    def v_proved(self) -> bool:
+        """Whether the membrane potential can never reach its saturation."""
+        return max(self.v_high, -self.v_low) <= STATE_LIMIT
+
+
+def sum_bounds(
+    synapses: IntegerSynapses, n_targets: int, payload_max: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Least and greatest synaptic sum of every target neuron, over all patterns of spikes; shape (n_targets,)."""
+    # Sums in float64 are exact: no sum of 2**16 synapses of 17 bits and a payload of 8 comes near 2**53.
+    values = (synapses.values * payload_max).astype(np.float64)
+    targets = synapses.connectivity.targets
+    low = np.bincount(targets, np.minimum(values, 0), minlength=n_targets)
+    high = np.bincount(targets, np.maximum(values, 0), minlength=n_targets)
+    return low.astype(np.int64), high.astype(np.int64)
+
+
+def state_bounds(program: Program) -> tuple[Bounds, ...]:
+    """Bounds for every population. Rounding toward zero only ever shrinks a state, so real decay bounds it.
+
+    |u| <= 64 * max|a| * (1 + r + ... + r**(steps-1)) with r = 1 - du/4096.
+    v starts each step at most at the threshold, or it would have been reset: v <= r_v * 64 vth + u + bias;
+    downward it has no such floor: v >= (min u + bias) * (1 + r_v + ...), if that is negative.
+    """
+    found = []
+    for p in program.populations:
+        low, high = np.zeros(p.size, np.int64), np.zeros(p.size, np.int64)
+        for c in program.into(p.name):
+            from_input = c.source == program.input.name
+            below, above = sum_bounds(c.synapses, p.size, program.input.payload_max if from_input else 1)
+            if from_input:
+                below, above = program.input.inject(below), program.input.inject(above)
+            low, high = low + below, high + above
+        grow_u = _geometric(1 - p.du / DECAY_ONE, program.steps)
+        u_low, u_high = (low << STATE_SHIFT) * grow_u, (high << STATE_SHIFT) * grow_u
+        rest = 1 - p.dv / DECAY_ONE
+        v_high = rest * (p.vth << STATE_SHIFT) + np.maximum(u_high + p.bias, 0)
+        v_low = np.minimum(u_low + p.bias, 0) * _geometric(rest, program.steps)
+        found.append(
+            Bounds(
+                population=p.name,
+                sum_low=int(low.min(initial=0)),
+                sum_high=int(high.max(initial=0)),
+                u=int(np.ceil(max(u_high.max(initial=0.0), -u_low.min(initial=0.0)))),
+                v_low=int(np.floor(v_low.min(initial=0.0))),
+                v_high=int(np.ceil(v_high.max(initial=0.0))),
+            )
+        )
+    return tuple(found)
+
+
+def bound_diagnostics(bounds: tuple[Bounds, ...]) -> list[Diagnostic]:
+    """A warning for each population whose state is not proved to stay inside its register."""
+    diagnostics = []
+    for b in bounds:
+        if not b.u_proved:
+            diagnostics.append(
+                Diagnostic(
+                    "BND001",
+                    b.population,
+                    f"the synaptic current may wrap: it is only proved to stay within {b.u}",
+                    1,
+                    f"24 bits hold {STATE_LIMIT}; use fewer bits or a smaller fan-in",
+                )
+            )
+        if not b.v_proved:
+            diagnostics.append(
+                Diagnostic(
+                    "BND002",
+                    b.population,
+                    f"the membrane potential may saturate: it is only proved to stay within {b.v_low}..{b.v_high}",
+                    1,
+                    f"it stops at +-{STATE_LIMIT} on the chip and in every simulator alike",
+                )
+            )
+    return diagnostics
+
+
+def _geometric(ratio: float, terms: int) -> float:
+    return float(terms) if ratio == 1.0 else (1 - ratio**terms) / (1 - ratio)

@@ -1,0 +1,35 @@
+"""Synapses whose weight rounded to zero cost memory and do nothing: leave them out, and count them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from toolchain.errors import Diagnostic
+from toolchain.ir import QuantisedGraph
+
+
+@dataclass(frozen=True)
+class DropZeroSynapses:
+    """Remove every synapse with mantissa 0. The network computes the same."""
+
+    name: ClassVar[str] = "drop zero synapses"
+
+    def run(self, graph: QuantisedGraph) -> tuple[QuantisedGraph, list[Diagnostic]]:
+        """The graph without them, and a count for each connection that had any."""
+        diagnostics = []
+        connections = []
+        for c in graph.connections:
+            alive = c.synapses.mantissa != 0
+            zeros = int((~alive).sum())
+            if zeros:
+                shape = c.synapses.connectivity
+                everyone = (np.ones(shape.n_sources, bool), np.ones(shape.n_targets, bool))
+                c = replace(c, synapses=c.synapses.keep(*everyone, alive))
+                diagnostics.append(
+                    Diagnostic("ZER001", c.name, f"{zeros} synapses of weight zero dropped", zeros, "no spike changes")
+                )
+            connections.append(c)
+        return replace(graph, connections=tuple(connections)), diagnostics
