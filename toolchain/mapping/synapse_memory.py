@@ -1,0 +1,183 @@
+"""What synapses cost in a core's synaptic memory: one function a published rule, whole cores at a time.
+
+The synapses of one source neuron onto one core are one *list*: the core's input axon points at it. A slice is the
+set of lists that one connection brings onto one core. Every function takes a slice and returns its exact cost; the
+numbers of a rule (word length, entry length, register counts) are data of the target file, not of this module.
+
+Rule `nxtf`, in the encoder that Intel published (Rueckauer et al., NxTF): a list is cut into entries, entries are
+packed one after another, six bits must remain free behind the last one, and the list is rounded up to words.
+Every entry names one of the core's few *format registers*, which hold the encoding, the sign mode and the bit
+widths. The rule for one list takes the narrowest widths for each entry; a core that has seven registers cannot
+offer all of them at once, so a slice is charged with the widths of the registers that it really gets (encoders.py
+cuts the lists, encoders_registers.py chooses, cost_models.py adds up).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolchain.errors import UsageError, nearest
+from toolchain.ir.connectivity import Connectivity
+from toolchain.ir.weights import IntegerSynapses
+
+COST_MODELS: Mapping[str, str] = {
+    "nxtf": "toolchain.mapping.cost_models:cost_nxtf",
+    "nengo": "toolchain.mapping.cost_models:cost_nengo",
+    "loihi2-fitted": "toolchain.mapping.cost_models:cost_loihi2_fitted",
+}
+
+ENCODINGS = ("dense1", "dense2", "sparse", "runlength")
+SIGN_LISTS = ("one_list", "shared_sign")
+COMBINATIONS = tuple(f"{encoding}/{signs}" for encoding in ENCODINGS for signs in SIGN_LISTS)
+
+# What a format register holds for each encoding: DENSE1 and DENSE2 differ only in how the compiler cuts entries.
+REGISTER_KIND = {"dense1": "dense", "dense2": "dense", "sparse": "sparse", "runlength": "runlength"}
+
+Parameters = Mapping[str, Any]
+
+
+def cumulated(counts: NDArray[Any]) -> NDArray[np.int64]:
+    """Running sums with a leading 0: int64, one longer than `counts`."""
+    out = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=out[1:])
+    return out
+
+
+@dataclass(frozen=True, eq=False)
+class SynapseLists:
+    """The synapses of one slice: lists by source neuron, targets counted from the first compartment of the slice.
+
+    connectivity: n_sources lists; its targets are local compartment indices, strictly ascending in a list.
+    mantissas: integer, shape (n_synapses,), in the order of the targets. weight_bits, delay_bits: bits of each.
+    """
+
+    connectivity: Connectivity
+    mantissas: NDArray[np.integer]
+    weight_bits: int
+    delay_bits: int = 0
+
+    @classmethod
+    def of(cls, synapses: IntegerSynapses) -> SynapseLists:
+        """All synapses of a connection as one slice."""
+        return cls(synapses.connectivity, synapses.mantissa, synapses.weight_bits)
+
+    def window(self, sources: tuple[int, int] | None = None, targets: tuple[int, int] | None = None) -> SynapseLists:
+        """The part between two source numbers and two target numbers (each first, last + 1), renumbered from 0."""
+        whole = self.connectivity
+        first, stop = sources or (0, whole.n_sources)
+        low, high = targets or (0, whole.n_targets)
+        indptr = whole.indptr[first : stop + 1]
+        part = slice(int(indptr[0]), int(indptr[-1]))
+        kept, mantissas, indptr = whole.targets[part], self.mantissas[part], indptr - indptr[0]
+        if (low, high) != (0, whole.n_targets):
+            inside = (kept >= low) & (kept < high)
+            indptr = cumulated(inside)[indptr]
+            kept, mantissas = kept[inside] - np.int32(low), mantissas[inside]
+        chosen = Connectivity(stop - first, high - low, indptr, kept)
+        return SynapseLists(chosen, mantissas, self.weight_bits, self.delay_bits)
+
+
+@dataclass(frozen=True, order=True)
+class Format:
+    """What one format register of a core holds, so far as it decides the number of bits."""
+
+    encoding: str  # sparse, runlength or dense
+    sign_mode: str  # mixed, excitatory or inhibitory
+    weight_bits: int
+    delay_bits: int
+    index_bits: int
+    skip_bits: int  # 0 except for runlength
+
+
+@dataclass(frozen=True, eq=False)
+class SliceCost:
+    """Synaptic memory of one slice. payload + index + header + padding bits = 64 * words.
+
+    words_per_axon: int64, shape (n_sources,), 0 where a source has no synapse here (it needs no input axon).
+    combination: int8, shape (n_sources,), index into `combinations` of the cheapest way to write that list, or -1.
+    payload_bits: weights and delays of the synapses. index_bits: indices, skips and prefixes. header_bits: format
+    numbers and counts. padding_bits: zeros in gaps, weight bits that the memory cannot omit, ends of words.
+    formats: the format registers in use (`nxtf` only); `max_formats` was the number allowed, None for no limit.
+    """
+
+    model: str
+    words: int
+    words_per_axon: NDArray[np.int64]
+    n_axons: int
+    synapses: int
+    entries: int
+    payload_bits: int
+    index_bits: int
+    header_bits: int
+    padding_bits: int
+    combination: NDArray[np.int8]
+    combinations: tuple[str, ...]
+    formats: tuple[Format, ...] = ()
+    max_formats: int | None = None
+
+    @property
+    def bits(self) -> int:
+        """All bits of the words used."""
+        return self.payload_bits + self.index_bits + self.header_bits + self.padding_bits
+
+    @property
+    def largest_list_words(self) -> int:
+        """Words of the longest list (a core limits the words of one input axon)."""
+        return int(self.words_per_axon.max(initial=0))
+
+    def axons_by_combination(self) -> dict[str, int]:
+        """How many lists each encoding won, by name."""
+        counts = np.bincount(self.combination[self.combination >= 0], minlength=len(self.combinations))
+        return {name: int(count) for name, count in zip(self.combinations, counts, strict=True) if count}
+
+    def words_by_combination(self) -> dict[str, int]:
+        """Words in each encoding, by name."""
+        used = self.combination >= 0
+        words = np.bincount(self.combination[used], self.words_per_axon[used], minlength=len(self.combinations))
+        return {name: int(count) for name, count in zip(self.combinations, words, strict=True) if count}
+
+
+@dataclass(frozen=True)
+class FormatChoice:
+    """What a slice may use: encodings, sign lists, and how many format registers (None: as many as it likes).
+
+    `formats` fixes the registers instead of searching for the best ones. With fixed registers the cost of a list
+    depends on that list alone, so slices may be cut by sources and their costs added.
+    """
+
+    encodings: tuple[str, ...] = ENCODINGS
+    sign_lists: tuple[str, ...] = SIGN_LISTS
+    max_formats: int | None = 7
+    formats: tuple[Format, ...] | None = None
+
+
+class CostModel(Protocol):
+    def __call__(self, lists: SynapseLists, parameters: Parameters, choice: FormatChoice) -> SliceCost: ...
+
+
+def cost_model(name: str) -> CostModel:
+    """The cost model of that name.
+
+    Raises:
+        UsageError: no such model.
+    """
+    if name not in COST_MODELS:
+        raise UsageError(f"unknown cost model {name!r}", allowed=nearest(name, COST_MODELS))
+    module, attribute = COST_MODELS[name].split(":")
+    return cast(CostModel, getattr(import_module(module), attribute))
+
+
+def cost_slice(
+    model: str, lists: SynapseLists, parameters: Parameters, choice: FormatChoice | None = None
+) -> SliceCost:
+    """The cost of one slice under a named rule; `parameters` are the target's `cost_models[model]`.
+
+    `choice` matters to `nxtf` only; without it, every encoding and as many registers as `parameters` allow.
+    """
+    return cost_model(model)(lists, parameters, choice or FormatChoice(max_formats=parameters.get("formats")))
