@@ -1,0 +1,188 @@
+"""Put slices onto cores, and cores onto chips."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from toolchain.ir import Program
+from toolchain.mapping.partition import Costing, Limits, Partition, Reason, Slice, chip_lists
+from toolchain.mapping.usage import Limit, Usage
+
+
+@dataclass(frozen=True, eq=False)
+class Core:
+    """One core: its number over all chips, its chip, the slices on it and what they take together."""
+
+    index: int
+    chip: int
+    slices: tuple[Slice, ...]
+    usage: Usage
+
+
+@dataclass(frozen=True, eq=False)
+class Mapping:
+    """A program on the cores of a chip. Core numbers follow the program's order."""
+
+    target: str
+    costing: Costing
+    cores: tuple[Core, ...]
+    reasons: tuple[Reason, ...]
+    impossible: tuple[tuple[str, Limit], ...]
+    cores_per_chip: int
+
+    @property
+    def n_chips(self) -> int:
+        return 1 + max((core.chip for core in self.cores), default=0)
+
+    def cores_of(self, population: str) -> tuple[Core, ...]:
+        """The cores that hold a part of a population."""
+        return tuple(core for core in self.cores if any(s.population == population for s in core.slices))
+
+    def slices_of(self, population: str) -> tuple[Slice, ...]:
+        """The parts of a population, in order."""
+        return tuple(s for core in self.cores for s in core.slices if s.population == population)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values: where every neuron is. The costs follow from the program and these slices."""
+        return {
+            "target": self.target,
+            "cost_model": self.costing.model,
+            "chips": self.n_chips,
+            "cores": [
+                {
+                    "core": core.index,
+                    "chip": core.chip,
+                    "slices": [
+                        {
+                            "population": s.population,
+                            "start": s.start,
+                            "stop": s.stop,
+                            "connections": {
+                                name: {
+                                    "words": cost.words,
+                                    "axons": cost.n_axons,
+                                    "synapses": cost.synapses,
+                                    "lists_by_format": cost.axons_by_combination(),
+                                }
+                                for name, cost in s.costs.items()
+                            },
+                        }
+                        for s in core.slices
+                    ],
+                }
+                for core in self.cores
+            ],
+        }
+
+
+def place(
+    program: Program,
+    cut: Partition,
+    costing: Costing,
+    limits: Limits,
+    *,
+    target: str,
+    cores_per_chip: int,
+    share_cores: bool = True,
+) -> Mapping:
+    """Slices to cores by first fit, largest first, when `share_cores`; else one slice a core.
+
+    Chips are filled in core order; output axons that cross chips are charged one entry more.
+    """
+    groups = _first_fit(program, cut.slices, costing, limits) if share_cores else [[s] for s in cut.slices]
+    order = {id(s): k for k, s in enumerate(cut.slices)}
+    for group in groups:
+        group.sort(key=lambda s: _rank(s, cut.slices, order))
+    groups.sort(key=lambda group: _rank(group[0], cut.slices, order))
+    cores = [
+        Core(k, k // cores_per_chip, tuple(group), sum((s.usage for s in group), Usage()))
+        for k, group in enumerate(groups)
+    ]
+    return Mapping(
+        target=target,
+        costing=costing,
+        cores=tuple(_charge_crossings(program, cores)),
+        reasons=cut.reasons,
+        impossible=cut.impossible,
+        cores_per_chip=cores_per_chip,
+    )
+
+
+def _rank(s: Slice, slices: tuple[Slice, ...], order: dict[int, int]) -> int:
+    """A slice's place in program order; one that was costed again keeps the place of its neurons."""
+    if id(s) in order:
+        return order[id(s)]
+    return next(k for k, o in enumerate(slices) if (o.population, o.start) == (s.population, s.start))
+
+
+def _first_fit(program: Program, slices: tuple[Slice, ...], costing: Costing, limits: Limits) -> list[list[Slice]]:
+    lists = chip_lists(program)
+
+    def fullness(s: Slice) -> float:
+        return max((limit.share for limit in limits(s.usage)), default=0.0)
+
+    groups: list[list[Slice]] = []
+    totals: list[Usage] = []
+    for s in sorted(slices, key=lambda s: -fullness(s)):
+        for k, total in enumerate(totals):
+            fitted = _fit(s, total, lists, costing, limits)
+            if fitted is not None:
+                groups[k].append(fitted)
+                totals[k] = total + fitted.usage
+                break
+        else:
+            groups.append([s])
+            totals.append(s.usage)
+    return groups
+
+
+def _fit(s: Slice, total: Usage, lists: dict[str, Any], costing: Costing, limits: Limits) -> Slice | None:
+    """The slice as it would stand beside what a core already holds, or None if it does not fit there.
+
+    Where the two together want too many format registers, the slice is written in those that the core has.
+    """
+    bare = replace(s.usage, formats=frozenset())
+    if any(limit.broken for limit in limits(replace(total, formats=frozenset()) + bare)):
+        return None
+    if not any(limit.broken for limit in limits(total + s.usage)):
+        return s
+    choice = replace(costing.choice, formats=tuple(sorted(total.formats)))
+    usage = replace(bare, input_axons=0, synapses=0, synapse_words=0, largest_list_words=0)
+    usage = replace(usage, payload_bits=0, index_bits=0, header_bits=0, padding_bits=0)
+    costs = {}
+    for name in s.costs:
+        try:
+            costs[name] = costing.cost(lists[name].window(targets=(s.start, s.stop)), choice)
+        except ValueError:
+            return None
+        usage = usage + Usage.of_synapses(costs[name])
+    if any(limit.broken for limit in limits(total + usage)):
+        return None
+    return replace(s, usage=usage, costs=costs)
+
+
+def _charge_crossings(program: Program, cores: list[Core]) -> list[Core]:
+    """Add one output axon entry for each neuron and slice on another chip that it sends to."""
+    if not cores or cores[-1].chip == 0:
+        return cores
+    lists = chip_lists(program)
+    extra = np.zeros(len(cores), np.int64)
+    for connection in program.connections:
+        if connection.name not in lists:
+            continue
+        senders = [(core, s) for core in cores for s in core.slices if s.population == connection.source]
+        for core in cores:
+            for s in core.slices:
+                if s.population != connection.target:
+                    continue
+                sends = np.concatenate([[0], np.cumsum(s.costs[connection.name].words_per_axon > 0)])
+                for sender, part in senders:
+                    if sender.chip != core.chip:
+                        extra[sender.index] += sends[part.stop] - sends[part.start]
+    return [
+        replace(core, usage=core.usage + Usage(output_axons=int(n), crossing_axons=int(n)))
+        for core, n in zip(cores, extra, strict=True)
+    ]

@@ -1,0 +1,81 @@
+"""What a slice of neurons, or a core, uses of each resource."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from toolchain.mapping.synapse_memory import Format, SliceCost
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Amounts that one slice or one core takes. Sums, but for the longest list (a maximum) and formats (a union).
+
+    compartments: neurons updated.  input_axons: source neurons with a synapse here, counted for each slice.
+    output_axons: entries, one for each neuron and slice that it sends to (one more where that crosses chips:
+    crossing_axons).  synapse_words: 64 bit words; payload, index, header and padding bits make them up.
+    """
+
+    compartments: int = 0
+    input_axons: int = 0
+    output_axons: int = 0
+    crossing_axons: int = 0
+    synapses: int = 0
+    synapse_words: int = 0
+    largest_list_words: int = 0
+    payload_bits: int = 0
+    index_bits: int = 0
+    header_bits: int = 0
+    padding_bits: int = 0
+    formats: frozenset[Format] = frozenset()
+
+    @classmethod
+    def of_synapses(cls, cost: SliceCost) -> Usage:
+        """What the synapses of one connection onto one slice take."""
+        return cls(
+            input_axons=cost.n_axons,
+            synapses=cost.synapses,
+            synapse_words=cost.words,
+            largest_list_words=cost.largest_list_words,
+            payload_bits=cost.payload_bits,
+            index_bits=cost.index_bits,
+            header_bits=cost.header_bits,
+            padding_bits=cost.padding_bits,
+            formats=frozenset(cost.formats),
+        )
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            compartments=self.compartments + other.compartments,
+            input_axons=self.input_axons + other.input_axons,
+            output_axons=self.output_axons + other.output_axons,
+            crossing_axons=self.crossing_axons + other.crossing_axons,
+            synapses=self.synapses + other.synapses,
+            synapse_words=self.synapse_words + other.synapse_words,
+            largest_list_words=max(self.largest_list_words, other.largest_list_words),
+            payload_bits=self.payload_bits + other.payload_bits,
+            index_bits=self.index_bits + other.index_bits,
+            header_bits=self.header_bits + other.header_bits,
+            padding_bits=self.padding_bits + other.padding_bits,
+            formats=self.formats | other.formats,
+        )
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One amount against its limit on one core."""
+
+    rule: str
+    value: int
+    limit: int
+    unit: str
+    source: str
+
+    @property
+    def broken(self) -> bool:
+        return self.value > self.limit
+
+    @property
+    def share(self) -> float:
+        """The used part of what is allowed (above 1 where it is broken)."""
+        return self.value / self.limit if self.limit else float("inf")
