@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from toolchain.errors import SnncError
 from toolchain.ir import Program
 from toolchain.mapping.partition import Costing, Limits, Partition, Reason, Slice, chip_lists
 from toolchain.mapping.usage import Limit, Usage
@@ -156,7 +157,7 @@ def _fit(s: Slice, total: Usage, lists: dict[str, Any], costing: Costing, limits
     for name in s.costs:
         try:
             costs[name] = costing.cost(lists[name].window(targets=(s.start, s.stop)), choice)
-        except ValueError:
+        except SnncError:
             return None
         usage = usage + Usage.of_synapses(costs[name])
     if any(limit.broken for limit in limits(total + usage)):
