@@ -1,0 +1,15 @@
+"""A network to a file and back. The only place that imports onnx."""
+
+from __future__ import annotations
+
+FORMATS: dict[str, dict[str, str]] = {
+    "graph.onnx": {
+        "read": "toolchain.formats.onnx:read_graph",
+        "write": "toolchain.formats.onnx:write_graph",
+    },
+    "program.onnx": {
+        "read": "toolchain.formats.onnx:read_program",
+        "write": "toolchain.formats.onnx:write_program",
+    },
+}
+"""File -> what reads and writes it, as "module:attribute"."""

@@ -1,0 +1,137 @@
+"""Graph and Program to ONNX files and back.
+
+    graph.onnx    the trained network in physical units
+    program.onnx  what a chip computes, integers only
+
+Both are ordinary ONNX models of one time step (see `onnx_model`) that a runtime executes and Netron shows. Reading
+trusts nothing: every size is compared with the bytes that are there before anything is allocated, and at the end the
+file must be the very model that we would write for what was read, operators' bodies included, since their
+meaning is ours.
+"""
+
+from __future__ import annotations
+
+import os
+
+from onnx import ModelProto
+
+from toolchain.errors import SnncError
+from toolchain.files import atomic_write
+from toolchain.formats.onnx_model import (
+    EXPONENT_MAX,
+    PROVENANCE,
+    SHIFT_MAX,
+    SIZE_MAX,
+    STEPS_MAX,
+    graph_model,
+    metadata,
+    program_model,
+)
+from toolchain.formats.onnx_reader import Reader
+from toolchain.ir import Graph, Program
+
+BYTES_PER_POSITION = 8
+
+
+def write_program(program: Program, path: str | os.PathLike[str]) -> None:
+    """Write an integer program, whole or not at all; the same program gives the same bytes.
+
+    Raises:
+        SnncError: the program does not verify, is too large for a file, or could not be written.
+    """
+    program.verify()
+    for c in program.connections:
+        if c.synapses.exponent > EXPONENT_MAX:
+            raise SnncError(
+                "a weight exponent is too large for a file",
+                where=c.name,
+                got=c.synapses.exponent,
+                allowed=f"0 to {EXPONENT_MAX}",
+            )
+    _check(program, "program")
+    _refuse_huge(program, bytes_per_weight=1)
+    _write(program_model(program), path)
+
+
+def read_program(path: str | os.PathLike[str]) -> Program:
+    """Read what `write_program` wrote. Raises SnncError for anything else, before large allocations."""
+    reader = Reader(path, "program")
+    program = reader.program()
+    program.verify()
+    reader.compare(program_model(program, data=False))
+    return program
+
+
+def write_graph(graph: Graph, path: str | os.PathLike[str]) -> None:
+    """Write a trained graph, whole or not at all; the same graph gives the same bytes.
+
+    Raises:
+        SnncError: the graph does not verify, is too large for a file, or could not be written.
+    """
+    graph.verify()
+    graph.input.verify()
+    _check(graph, "graph")
+    _refuse_huge(graph, bytes_per_weight=4)
+    _write(graph_model(graph), path)
+
+
+def read_graph(path: str | os.PathLike[str]) -> Graph:
+    """Read what `write_graph` wrote. Raises SnncError for anything else, before large allocations."""
+    reader = Reader(path, "graph")
+    graph = reader.graph()
+    graph.verify()
+    graph.input.verify()
+    reader.compare(graph_model(graph, data=False))
+    return graph
+
+
+def _check(network: Graph | Program, kind: str) -> None:
+    """Refuse what the file could not give back: names and metadata that are not text, numbers beyond the format."""
+    texts = {"the network's name": network.name, "the input's name": network.input.name}
+    texts |= {f"the name of {p.name!r}": p.name for p in network.populations}
+    texts |= {f"the name of {c.name!r}": c.name for c in network.connections}
+    for where, text in texts.items():
+        if not _writable(text) or not text:
+            raise SnncError("a name must be text that is not empty", where=where, got=repr(text))
+    for key, value in metadata(network, kind).items():
+        if not (_writable(key) and _writable(value)):
+            raise SnncError(
+                "metadata must be text",
+                where=key.removeprefix(PROVENANCE) if isinstance(key, str) else network.name,
+                got=repr(value),
+            )
+    limits = {"steps": (network.steps, STEPS_MAX), "sample_size": (network.input.sample_size, STEPS_MAX)}
+    limits |= {name: (value, SHIFT_MAX) for name, value in network.input.parameters().items() if name == "shift"}
+    for field, (number, limit) in limits.items():
+        if not 0 <= number <= limit:
+            raise SnncError("a number is too large for a file", where=field, got=number, allowed=f"0 to {limit}")
+
+
+def _writable(text: object) -> bool:
+    if not isinstance(text, str):
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _refuse_huge(network: Graph | Program, bytes_per_weight: int) -> None:
+    """Before the model is built, so that a network that cannot be written costs no memory."""
+    synapses = sum(c.synapses.connectivity.n_synapses for c in network.connections)
+    size = synapses * (BYTES_PER_POSITION + bytes_per_weight)
+    if size > SIZE_MAX:
+        raise SnncError(
+            "the network is too large for one ONNX file",
+            where=network.name,
+            got=f"{synapses} synapses, {size / 2**30:.2f} GiB",
+            allowed=f"{SIZE_MAX / 2**30:.2f} GiB, about {SIZE_MAX // (BYTES_PER_POSITION + bytes_per_weight)} synapses",
+            remedy="lower the connectivity, or cut the network into several",
+        )
+
+
+def _write(model: ModelProto, path: str | os.PathLike[str]) -> None:
+    data = model.SerializeToString(deterministic=True)
+    with atomic_write(path) as stream:
+        stream.write(data)
