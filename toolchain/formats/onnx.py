@@ -39,6 +39,11 @@ def write_program(program: Program, path: str | os.PathLike[str]) -> None:
     Raises:
         SnncError: the program does not verify, is too large for a file, or could not be written.
     """
+    _write(program_bytes(program), path)
+
+
+def program_bytes(program: Program) -> bytes:
+    """What `write_program` writes. Raises SnncError where the program does not verify or is too large for a file."""
     program.verify()
     for c in program.connections:
         if c.synapses.exponent > EXPONENT_MAX:
@@ -50,7 +55,7 @@ def write_program(program: Program, path: str | os.PathLike[str]) -> None:
             )
     _check(program, "program")
     _refuse_huge(program, bytes_per_weight=1)
-    _write(program_model(program), path)
+    return _serialise(program_model(program))
 
 
 def read_program(path: str | os.PathLike[str]) -> Program:
@@ -72,7 +77,7 @@ def write_graph(graph: Graph, path: str | os.PathLike[str]) -> None:
     graph.input.verify()
     _check(graph, "graph")
     _refuse_huge(graph, bytes_per_weight=4)
-    _write(graph_model(graph), path)
+    _write(_serialise(graph_model(graph)), path)
 
 
 def read_graph(path: str | os.PathLike[str]) -> Graph:
@@ -131,7 +136,10 @@ def _refuse_huge(network: Graph | Program, bytes_per_weight: int) -> None:
         )
 
 
-def _write(model: ModelProto, path: str | os.PathLike[str]) -> None:
-    data = model.SerializeToString(deterministic=True)
+def _serialise(model: ModelProto) -> bytes:
+    return model.SerializeToString(deterministic=True)
+
+
+def _write(data: bytes, path: str | os.PathLike[str]) -> None:
     with atomic_write(path) as stream:
         stream.write(data)
