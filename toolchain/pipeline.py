@@ -6,16 +6,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hw_targets import Target
 from toolchain import rules
 from toolchain.errors import Diagnostic, DoesNotFit, Violation
 from toolchain.ir import Graph, Program, QuantisedGraph
 from toolchain.mapping.partition import Costing, Partition, partition
-from toolchain.mapping.place import Mapping, place
+from toolchain.mapping.place import Mapping as CoreMapping
+from toolchain.mapping.place import place
 from toolchain.mapping.synapse_memory import FormatChoice
 from toolchain.mapping.usage import Limit, Usage
 from toolchain.passes.bounds import Bounds, bound_diagnostics, state_bounds
@@ -35,6 +36,15 @@ class Options:
     share_cores: bool = True
     encodings: tuple[str, ...] | None = None
     sign_lists: tuple[str, ...] | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Options:
+        """From plain values, as `dataclasses.asdict` and JSON give them.
+
+        Raises:
+            TypeError: an option that does not exist.
+        """
+        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
 
 
 T = TypeVar("T")
@@ -57,7 +67,7 @@ class Compilation:
     program_: Program | None = None
     bounds: tuple[Bounds, ...] = ()
     cut_: Partition | None = None
-    mapping_: Mapping | None = None
+    mapping_: CoreMapping | None = None
     diagnostics: tuple[Diagnostic, ...] = ()
     violations: tuple[Violation, ...] = ()
     notes: tuple[tuple[str, str], ...] = field(default=())
@@ -80,7 +90,7 @@ class Compilation:
         return _there(self.cut_)
 
     @property
-    def mapping(self) -> Mapping:
+    def mapping(self) -> CoreMapping:
         return _there(self.mapping_)
 
     @property

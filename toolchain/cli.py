@@ -1,0 +1,598 @@
+"""The command `snnc`: parse, call, print; nothing else. Heavy modules are imported by the command that needs them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from toolchain import __version__
+from toolchain.errors import DoesNotFit, SnncError, UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from hw_targets import Target
+    from toolchain.backends.trace import Trace
+    from toolchain.build import Build
+    from toolchain.ir import Graph
+    from toolchain.pipeline import Observer, Options
+
+out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+
+
+class _Commands(click.Group):
+    """A group that keeps the order in which commands are written here and knows the nearest name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from toolchain.errors import nearest
+
+            raise click.UsageError(f"{error.message} {nearest(args[0], self.commands)}", ctx) from None
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="snnc")
+@click.option("--debug", is_flag=True, help="Show a traceback with errors.")
+@click.pass_context
+def cli(ctx: click.Context, debug: bool) -> None:
+    """Train a sparse spiking network, compile it for a neuromorphic chip, and know every byte that it takes."""
+    ctx.obj = debug
+
+
+def main() -> NoReturn:
+    """Entry point: errors become a message and an exit code (0 done, 1 refused, 2 usage, 3 outside tool failed)."""
+    debug = "--debug" in sys.argv
+    try:
+        code = cli.main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.Abort:
+        err.print("stopped")
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except SnncError as error:
+        if debug:
+            raise
+        _print_error(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        err.print("stopped")
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone; that is no error of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _print_error(error: SnncError) -> None:
+    err.print(f"[bold red]error[/]: {escape(error.message)}")
+    if isinstance(error, DoesNotFit):
+        for violation in error.violations:
+            err.print(f"  - {escape(str(violation))}")
+    for label, value in error.lines():
+        err.print(f"  {label}: {escape(value)}")
+
+
+@contextlib.contextmanager
+def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with the time left on standard error, shown on a terminal only, gone when done."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bars:
+        task = bars.add_task(title, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+# ------------------------------------------------------------------------------------------------ train
+
+
+@cli.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Folder with the data set's files.")
+@click.option("--method", help="Pruning method: grad-r or dense.")
+@click.option("--alpha", type=float, help="Grad R's constant pressure toward zero, as published.")
+@click.option("--connectivity", type=float, help="Part of the synapses to keep (0 to 1); alpha is steered to it.")
+@click.option("--epochs", type=int)
+@click.option("--seed", type=int)
+@click.option("--quantise-aware/--float", "quantise_aware", default=None, help="Train in the chip's arithmetic.")
+@click.option("--bits", type=int, help="Weight bits of quantise-aware training.")
+@click.option("--resume", is_flag=True, help="Continue from the checkpoint in the output folder.")
+@click.option("-o", "--output", "output", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+def train(
+    recipe: Path,
+    data_dir: Path | None,
+    method: str | None,
+    alpha: float | None,
+    connectivity: float | None,
+    epochs: int | None,
+    seed: int | None,
+    quantise_aware: bool | None,
+    bits: int | None,
+    resume: bool,
+    output: Path,
+) -> None:
+    """Train the network of a RECIPE (a TOML file, see models/) and write model.pt."""
+    _train(
+        recipe,
+        {
+            "method.name": method,
+            "method.alpha": alpha,
+            "method.connectivity": connectivity,
+            "train.epochs": epochs,
+            "seed": seed,
+            "quantise.aware": quantise_aware,
+            "quantise.bits": bits,
+        },
+        data_dir,
+        output,
+        resume,
+    )
+
+
+def _train(recipe: Path, overrides: dict[str, Any], data_dir: Path | None, output: Path, resume: bool) -> None:
+    from toolchain.training.recipe import Recipe
+
+    resolved = Recipe.load(_recipe_path(recipe)).resolve(overrides)
+    with _needs_extra("train"):
+        from toolchain.training.loop import train as run_training
+    result = run_training(resolved, data_dir=data_dir, out_dir=output, resume=resume)
+    for diagnostic in result.diagnostics:
+        err.print(escape(str(diagnostic)))
+    m = result.metrics
+    out.print(
+        f"accuracy {100 * m['accuracy']:.2f} % (test set, as deployed), connectivity {100 * m['connectivity']:.2f} %, "
+        f"{m['seconds']:.0f} s"
+    )
+    out.print(f"wrote {result.model}")
+
+
+def _recipe_path(recipe: Path) -> Path:
+    """The path as given; or, where there is no such file, the recipe of that name that ships with us."""
+    if not recipe.exists():
+        import models
+
+        shipped = Path(models.__file__).parent / recipe.name
+        if shipped.exists() and recipe.parent.name in ("", "models"):
+            return shipped
+    return recipe
+
+
+@contextlib.contextmanager
+def _needs_extra(extra: str) -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise SnncError(
+            f"{error.name} is not installed", remedy=f"pip install 'snnc[{extra}]' (see snnc doctor)"
+        ) from error
+
+
+# ------------------------------------------------------------------------------------------------ compile
+
+
+def _target_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(
+        (
+            click.option(
+                "--target", "target_name", required=True, help="Name of a target, or a TOML file of your own."
+            ),
+            click.option("--bits", type=int, help="Weight bits (default: those of training, else the target's)."),
+            click.option("--cost-model", help="How synapse memory is charged (default: the target's)."),
+            click.option("--chips", type=click.IntRange(1), default=1, show_default=True),
+            click.option("--one-layer-per-core", is_flag=True, help="Do not let small layers share a core."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _load_target(name: str) -> Target:
+    import hw_targets
+
+    try:
+        return hw_targets.load(name)
+    except hw_targets.TargetError as error:
+        raise UsageError(str(error), where="--target") from error
+
+
+def _options(bits: int | None, cost_model: str | None, chips: int, one_layer_per_core: bool) -> Options:
+    from toolchain.pipeline import Options
+
+    return Options(weight_bits=bits, cost_model=cost_model, chips=chips, share_cores=not one_layer_per_core)
+
+
+def _print_step(number: int, total: int, name: str, note: str, seconds: float) -> None:
+    out.print(f"\\[{number:2d}/{total}] {name}: {escape(note)}  [dim]{seconds:.2f} s[/]")
+
+
+def _compiled(graph: Graph, target: Target, options: Options, observe: Observer | None) -> Any:
+    """Compile; where it does not fit, search for remedies before the refusal is shown."""
+    from toolchain.pipeline import compile_graph
+    from toolchain.remedies import find_remedies
+
+    try:
+        return compile_graph(graph, target, options, observe)
+    except DoesNotFit as error:
+        err.print("does not fit; compiling alternatives ...")
+        remedies = find_remedies(graph, target, options)
+        text = "; or ".join(remedies) if remedies else "no smaller variant that was tried fits"
+        raise DoesNotFit(error.message, error.violations, remedy=text) from None
+
+
+@cli.command("compile")
+@click.argument("model", type=click.Path(path_type=Path))
+@_target_options
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Build folder to write.")
+@click.option("--force", is_flag=True, help="Replace an earlier build.")
+@click.option("--emit-images", is_flag=True, help="Write each core's synapse memory as a decodable image.")
+@click.option("--trust", is_flag=True, help="Load a pickled model, which can run any code.")
+def compile_command(
+    model: Path,
+    target_name: str,
+    bits: int | None,
+    cost_model: str | None,
+    chips: int,
+    one_layer_per_core: bool,
+    output: Path,
+    force: bool,
+    emit_images: bool,
+    trust: bool,
+) -> None:
+    """Compile a trained MODEL (model.pt, a training folder, or graph.onnx) for a chip."""
+    options = _options(bits, cost_model, chips, one_layer_per_core)
+    _compile(model, target_name, options, output, force, emit_images, trust)
+
+
+def _compile(
+    model: Path, target_name: str, options: Options, output: Path, force: bool, emit_images: bool, trust: bool
+) -> None:
+    from toolchain import build, report
+    from toolchain.files import refuse_existing
+    from toolchain.frontends import load
+
+    target = _load_target(target_name)
+    if not force:
+        refuse_existing(output)  # before the work, not after it
+    began = time.perf_counter()
+    with _needs_extra("train"):
+        loaded = load(model, trust=trust)
+    for diagnostic in loaded.diagnostics:
+        err.print(escape(str(diagnostic)))
+    state = _compiled(loaded.graph, target, options, _print_step)
+    facts = build.facts(state, loaded.diagnostics)
+    digest = build.write_build(state, facts, output, force=force, emit_images=emit_images)
+    report.render_text({**facts, "build_hash": digest}, out)
+    names = ", ".join(sorted(path.name for path in output.iterdir()))
+    out.print(f"wrote {output}/ ({names})  build {digest}  {time.perf_counter() - began:.1f} s")
+
+
+@cli.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@_target_options
+@click.option("--connectivity", type=click.FloatRange(0, 1, min_open=True), required=True, help="Part of the synapses.")
+@click.option("--seed", type=int, default=0, show_default=True)
+def check(
+    recipe: Path,
+    target_name: str,
+    bits: int | None,
+    cost_model: str | None,
+    chips: int,
+    one_layer_per_core: bool,
+    connectivity: float,
+    seed: int,
+) -> None:
+    """Would the network of a RECIPE fit, before any training? Synapses and weights are drawn at random."""
+    from toolchain import build, report
+    from toolchain.random_network import random_graph
+    from toolchain.training.recipe import Recipe
+
+    target = _load_target(target_name)
+    graph = random_graph(Recipe.load(_recipe_path(recipe)), connectivity, seed)
+    state = _compiled(graph, target, _options(bits, cost_model, chips, one_layer_per_core), None)
+    out.print(f"untrained: {100 * connectivity:g} % of the synapses at random, normal weights, seed {seed}")
+    report.render_text(build.facts(state, ()), out)
+
+
+# ------------------------------------------------------------------------------------------------ look
+
+
+@cli.command("report")
+@click.argument("build_dir", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="The whole report as JSON (schema: snnc report --schema).")
+@click.option("--csv", "as_csv", is_flag=True, help="One line for each core.")
+@click.option("--html", "as_html", is_flag=True, help="A page that needs nothing else.")
+def report_command(build_dir: Path, as_json: bool, as_csv: bool, as_html: bool) -> None:
+    """Cores, memory and limits of a build, layer by layer and core by core."""
+    from toolchain import report
+    from toolchain.build import load_build
+
+    if as_json + as_csv + as_html > 1:
+        raise UsageError("choose one of --json, --csv and --html")
+    facts = load_build(build_dir).report
+    if as_json:
+        click.echo(report.to_json(facts), nl=False)
+    elif as_csv:
+        click.echo(report.to_csv(facts), nl=False)
+    elif as_html:
+        click.echo(report.render_html(facts), nl=False)
+    else:
+        report.render_text(facts, out)
+
+
+@cli.command()
+@click.argument("build_dir", type=click.Path(path_type=Path))
+@click.option("--core", type=int, help="Everything about one core.")
+@click.option("--layer", help="Everything about one layer.")
+@click.option("--why", help="Why a layer takes as many cores as it takes.")
+def inspect(build_dir: Path, core: int | None, layer: str | None, why: str | None) -> None:
+    """Look into one core or one layer of a build."""
+    from toolchain import report
+    from toolchain.build import load_build
+
+    if sum(x is not None for x in (core, layer, why)) != 1:
+        raise UsageError("choose one of --core, --layer and --why")
+    build = load_build(build_dir)
+    state = build.compilation()
+    mapping = build.mapping()
+    if core is not None:
+        shown = report.inspect_core(build.program, mapping, state.limits, core)
+    elif layer is not None:
+        shown = report.inspect_layer(build.program, mapping, state.limits, layer)
+    else:
+        assert why is not None
+        shown = report.why(build.program, mapping, state.limits, why)
+    out.print(shown)
+
+
+@cli.command()
+@click.argument("name", required=False)
+def targets(name: str | None) -> None:
+    """The chips that are known; with NAME every limit of one, with its unit and source."""
+    import hw_targets
+    from toolchain import report
+
+    if name is None:
+        out.print(report.target_table([hw_targets.load(each) for each in hw_targets.available()]))
+    else:
+        out.print(report.target_view(_load_target(name)))
+
+
+# ------------------------------------------------------------------------------------------------ simulate
+
+
+def _samples(build: Build, data_dir: Path | None, count: int | None) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The first `count` test samples of the data set that the network was trained on."""
+    from toolchain.training.data import load
+
+    name = build.program.metadata.get("dataset")
+    if name is None:
+        raise SnncError("the build does not say which data set it was trained on", where=str(build.path))
+    data = load(name, data_dir)
+    if count is not None and count > len(data.test_x):
+        raise UsageError(
+            "there are not so many test samples", where="--samples", got=count, allowed=f"1 to {len(data.test_x)}"
+        )
+    return data.test_x[:count], data.test_y[:count]
+
+
+@cli.command()
+@click.argument("build_dir", type=click.Path(path_type=Path))
+@click.option("--backend", default="reference", show_default=True, help="reference or lava.")
+@click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Folder with the data set's files.")
+@click.option("--samples", type=click.IntRange(1), help="How many test samples (default: all).")
+@click.option("--deadline", type=float, help="Seconds after which Lava is stopped (default: from the work).")
+@click.option("--save-spikes", type=click.Path(path_type=Path), help="Write every spike to an .npz file.")
+@click.option("--json", "as_json", is_flag=True)
+def simulate(
+    build_dir: Path,
+    backend: str,
+    data_dir: Path | None,
+    samples: int | None,
+    deadline: float | None,
+    save_spikes: Path | None,
+    as_json: bool,
+) -> None:
+    """Run a build on test data: accuracy, spikes, synaptic operations, time."""
+    from toolchain import simulation
+    from toolchain.build import load_build
+
+    run = simulation.backend(backend)
+    build = load_build(build_dir)
+    x, y = _samples(build, data_dir, samples)
+    with _progress(f"{backend}, {len(x)} samples") as progress:
+        trace = run(build.program, x, progress=progress, **_backend_options(backend, deadline))
+    operations = simulation.synaptic_operations(build.program, trace)
+    if save_spikes is not None:
+        _save_spikes(save_spikes, trace)
+    if as_json:
+        figures = {
+            "backend": backend,
+            "build": build.hash,
+            "samples": len(x),
+            "accuracy": simulation.accuracy(trace, y),
+            "spikes_per_sample": {n: float(c.sum(axis=1).mean()) for n, c in trace.counts.items()},
+            "synaptic_operations_per_sample": operations,
+            "seconds": trace.seconds,
+        }
+        click.echo(json.dumps(figures, indent=2))
+        return
+    table = Table(box=None, header_style="bold")
+    for column in ("layer", "neurons", "spikes / sample", "spikes / neuron", "silent", "synaptic ops / sample"):
+        table.add_column(column, justify="left" if column == "layer" else "right")
+    for name, counts in trace.counts.items():
+        mean = counts.sum(axis=1).mean()
+        silent = int((counts.sum(axis=0) == 0).sum())
+        into = sum(operations[c.name] for c in build.program.into(name))
+        table.add_row(
+            name, str(counts.shape[1]), f"{mean:.1f}", f"{mean / counts.shape[1]:.3f}", str(silent), f"{into:.0f}"
+        )
+    out.print(table)
+    rate = len(x) / trace.seconds
+    out.print(
+        f"accuracy {100 * simulation.accuracy(trace, y):.2f} % of {len(x)} test samples  "
+        f"{backend}, build {build.hash}, {trace.seconds:.1f} s ({rate:.0f} samples/s)"
+    )
+    if save_spikes is not None:
+        out.print(f"wrote {save_spikes}")
+
+
+def _backend_options(backend: str, deadline: float | None) -> dict[str, Any]:
+    if deadline is None:
+        return {}
+    if backend != "lava":
+        raise UsageError("--deadline is for the back end lava", where="--deadline")
+    return {"deadline_s": deadline}
+
+
+def _save_spikes(path: Path, trace: Trace) -> None:
+    import numpy as np
+
+    from toolchain.files import atomic_write
+
+    with atomic_write(path) as stream:
+        np.savez_compressed(stream, allow_pickle=False, **dict(trace.spikes))
+
+
+@cli.command()
+@click.argument("build_dir", type=click.Path(path_type=Path))
+@click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Folder with the data set's files.")
+@click.option("--samples", type=click.IntRange(1), default=100, show_default=True, help="How many test samples.")
+@click.option("--deadline", type=float, help="Seconds after which Lava is stopped (default: from the work).")
+@click.option("--without-lava", is_flag=True, help="Leave Lava out, for machines that have none.")
+@click.option("--json", "as_json", is_flag=True)
+def verify(
+    build_dir: Path,
+    data_dir: Path | None,
+    samples: int,
+    deadline: float | None,
+    without_lava: bool,
+    as_json: bool,
+) -> None:
+    """Float, quantised, reference and Lava side by side; Lava must equal the reference in every spike."""
+    from toolchain.build import load_build
+
+    build = load_build(build_dir)
+    x, y = _samples(build, data_dir, samples)
+    rows = _verify(build, x, y, {} if without_lava else {"lava": _backend_options("lava", deadline)})
+    if as_json:
+        click.echo(json.dumps([row.to_dict() for row in rows], indent=2))
+    else:
+        _print_rows(rows, len(x))
+    failed = [row for row in rows if row.failed]
+    if failed:
+        raise SnncError(
+            f"{failed[0].name} and the row above it differ in a spike",
+            where=str(failed[0].divergence),
+            allowed="every spike equal",
+            remedy="this is a fault of the toolchain: please report it with the build folder",
+        )
+
+
+def _verify(build: Build, x: NDArray[Any], y: NDArray[Any], exact: dict[str, dict[str, Any]]) -> list[Any]:
+    from toolchain import simulation
+    from toolchain.pipeline import compile_graph
+
+    state = compile_graph(build.graph, build.target, build.options)
+    if state.program != build.program:
+        raise SnncError(
+            "program.onnx is not what graph.onnx compiles to",
+            where=str(build.path),
+            remedy="compile again: this version of snnc and the one that wrote the build differ",
+        )
+    with err.status("simulating ...") as status:
+        return simulation.verify(
+            state, x, y, exact_backends=exact, observe=lambda name: status.update(f"simulating: {name}")
+        )
+
+
+def _print_rows(rows: list[Any], samples: int) -> None:
+    table = Table(box=None, header_style="bold")
+    for column in ("", "accuracy", "agrees with row above", "first spike that differs", "time"):
+        table.add_column(column, justify="right" if column in ("accuracy", "time") else "left")
+    for row in rows:
+        same = "" if row.agreement is None else "none"
+        differs = same if row.divergence is None else str(row.divergence)
+        agreement = "" if row.agreement is None else f"{100 * row.agreement:.2f} %"
+        if row.exact:
+            agreement += " (must be exact)"
+        table.add_row(row.name, f"{100 * row.accuracy:.2f} %", agreement, differs, f"{row.seconds:.2f} s")
+    out.print(table)
+    out.print(f"{samples} test samples")
+
+
+# ------------------------------------------------------------------------------------------------ demo, doctor
+
+
+@cli.command()
+def doctor() -> None:
+    """What is installed, what is missing, and the command that gets it."""
+    from toolchain import doctor as checks
+
+    rows = checks.check()
+    table = Table(box=None, header_style="bold")
+    for column in ("", "what", "found", "needed", "to do"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        mark = {"ok": "[green]ok[/]", "missing": "[red]missing[/]", "optional": "[yellow]optional[/]"}
+        table.add_row(
+            mark.get(row.state, row.state), *(escape(x) for x in (row.what, row.found, row.needed, row.remedy))
+        )
+    out.print(table)
+    if any(row.state == "missing" for row in rows):
+        sys.exit(1)
+
+
+@cli.command()
+@click.option("-o", "--output", default="snnc-demo", show_default=True, type=click.Path(path_type=Path))
+@click.option("--target", "target_name", default="loihi", show_default=True)
+@click.option("--without-lava", is_flag=True, help="Leave Lava out, for machines that have none.")
+def demo(output: Path, target_name: str, without_lava: bool) -> None:
+    """The whole way in about a minute, on the handwritten digits that ship with scikit-learn."""
+    from toolchain.build import load_build
+
+    recipe = Path("models/digits.toml")
+    with tempfile.TemporaryDirectory() as scratch:
+        run, build_dir = Path(scratch) / "digits", output
+        _say(f"snnc train {recipe} -o runs/digits")
+        _train(recipe, {}, None, run, False)
+        _say(f"snnc compile runs/digits --target {target_name} -o {build_dir} --force")
+        _compile(run, target_name, _options(None, None, 1, False), build_dir, True, False, False)
+    build = load_build(build_dir)
+    _say(f"snnc inspect {build_dir} --why {build.program.populations[0].name}")
+    ctx = click.get_current_context()
+    ctx.invoke(inspect, build_dir=build_dir, core=None, layer=None, why=build.program.populations[0].name)
+    _say(f"snnc simulate {build_dir} --backend reference")
+    ctx.invoke(simulate, build_dir=build_dir, backend="reference")
+    _say(f"snnc verify {build_dir}" + (" --without-lava" if without_lava else ""))
+    ctx.invoke(verify, build_dir=build_dir, samples=100, without_lava=without_lava)
+    out.print(f"\nopen {build_dir}/report.html in a browser")
+
+
+def _say(command: str) -> None:
+    out.print(f"\n[bold]$ {escape(command)}[/]")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Untrained networks of a recipe's shape: what `snnc check` compiles before anything is trained."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+
+from toolchain.errors import SnncError
+from toolchain.ir import LIF, Connection, Connectivity, FloatSynapses, Graph, RateInput, make_input
+from toolchain.ir.inputs import VALUE_MAX
+from toolchain.training.data import SHAPES
+from toolchain.training.recipe import Recipe
+
+
+def random_graph(recipe: Recipe, connectivity: float, seed: int) -> Graph:
+    """Every connection keeps the same part of its pairs, drawn without structure; weights are normal.
+
+    The shape, neurons and input coding are the recipe's. A trained network concentrates its synapses, so its cores
+    may be filled less evenly than this.
+
+    Raises:
+        SnncError: connectivity outside (0, 1].
+    """
+    if not 0 < connectivity <= 1:
+        raise SnncError("connectivity is a part of all synapses", where="--connectivity", got=connectivity)
+    random = np.random.default_rng(seed)
+    n_inputs, classes = SHAPES[recipe.data.dataset]
+    sizes = (n_inputs, *recipe.network.hidden, classes)
+    rate = recipe.input.coding == "rate"
+    source = make_input(recipe.input.coding, "input", n_inputs, scale=1.0 if rate else 1.0 / VALUE_MAX)
+    if isinstance(source, RateInput):
+        source = replace(source, threshold=recipe.input.threshold)
+    gain = 1.0 / recipe.network.tau
+    populations, connections = [], []
+    previous = source.name
+    for k, (n_sources, n_targets) in enumerate(itertools.pairwise(sizes), start=1):
+        shape = _random_connectivity(random, n_sources, n_targets, connectivity)
+        weights = random.normal(0.0, 2.0 / np.sqrt(max(1.0, n_sources * connectivity)), shape.n_synapses)
+        name = f"fc{k}"
+        populations.append(
+            LIF(name, n_targets, recipe.network.threshold, gain, 1.0, gain, np.zeros(n_targets, np.float32))
+        )
+        synapses = FloatSynapses(shape, weights.astype(np.float32))
+        connections.append(Connection(f"{name}.weight", previous, name, synapses))
+        previous = name
+    return Graph(recipe.name, source, tuple(populations), tuple(connections), recipe.network.steps)
+
+
+def _random_connectivity(
+    random: np.random.Generator, n_sources: int, n_targets: int, connectivity: float
+) -> Connectivity:
+    """Exactly round(connectivity * pairs) synapses, every set of them equally likely."""
+    pairs = n_sources * n_targets
+    chosen = np.sort(random.choice(pairs, max(1, round(connectivity * pairs)), replace=False))
+    sources, targets = chosen // n_targets, chosen % n_targets
+    indptr = np.zeros(n_sources + 1, np.int64)
+    np.cumsum(np.bincount(sources, minlength=n_sources), out=indptr[1:])
+    return Connectivity(n_sources, n_targets, indptr, targets.astype(np.int32))

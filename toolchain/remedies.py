@@ -1,0 +1,90 @@
+"""What would make a network fit: changes that are tried, compiled again, and named only where they work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from hw_targets import Target
+from toolchain import rules
+from toolchain.errors import DoesNotFit, SnncError
+from toolchain.ir import Connection, FloatSynapses, Graph
+from toolchain.pipeline import Compilation, Options, compile_graph
+
+CONNECTIVITIES = (0.75, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05, 0.02, 0.01)
+"""Parts of the present synapses that are tried, the largest first."""
+
+
+def find_remedies(graph: Graph, target: Target, options: Options) -> list[str]:
+    """Remedies that were compiled again and fit, the least intrusive first; empty where none was found."""
+    found = []
+    for search in (_more_chips, _fewer_bits, _fewer_synapses):
+        remedy = next((text for text, trial in search(graph, target, options) if _fits(trial, target)), None)
+        if remedy is not None:
+            found.append(remedy)
+    return found
+
+
+Trial = tuple[Graph, Options]
+
+
+def _fits(trial: Callable[[], Trial], target: Target) -> bool:
+    graph, options = trial()
+    try:
+        compile_graph(graph, target, options)
+    except SnncError:
+        return False
+    return True
+
+
+def _more_chips(graph: Graph, target: Target, options: Options) -> Iterator[tuple[str, Callable[[], Trial]]]:
+    """The number of chips that the cores of an unlimited system would need."""
+    most = int(target["chips_per_system"])
+    unlimited = replace(options, chips=most)
+    try:
+        state: Compilation = compile_graph(graph, target, unlimited)
+    except DoesNotFit:
+        return
+    cores = len(state.mapping.cores)
+    chips = -(-cores // rules.cores_per_chip(target))
+    if chips > options.chips:
+        yield f"--chips {chips} fits: {cores} cores", lambda: (graph, replace(options, chips=chips))
+
+
+def _fewer_bits(graph: Graph, target: Target, options: Options) -> Iterator[tuple[str, Callable[[], Trial]]]:
+    now = Compilation(target, options, graph).weight_bits
+    for bits in sorted((b for b in target["weight_bits"] if 2 <= b < now), reverse=True):
+
+        def trial(bits: int = bits) -> Trial:
+            return graph, replace(options, weight_bits=bits)
+
+        yield f"--bits {bits} fits (accuracy to be checked with snnc verify)", trial
+
+
+def _fewer_synapses(graph: Graph, target: Target, options: Options) -> Iterator[tuple[str, Callable[[], Trial]]]:
+    """Keep the largest weights of each connection: says what connectivity would fit, not what accuracy is left."""
+    pairs = sum(c.synapses.connectivity.n_sources * c.synapses.connectivity.n_targets for c in graph.connections)
+    synapses = sum(c.synapses.connectivity.n_synapses for c in graph.connections)
+    for part in CONNECTIVITIES:
+
+        def trial(part: float = part) -> Trial:
+            return _thinned(graph, part), options
+
+        percent = 100 * synapses * part / pairs
+        yield f"a connectivity of {percent:.3g} % fits: train with --connectivity {percent / 100:.3g}", trial
+
+
+def _thinned(graph: Graph, part: float) -> Graph:
+    def thin(c: Connection) -> Connection:
+        shape = c.synapses.connectivity
+        keep = max(1, round(part * shape.n_synapses))
+        order = np.argsort(-np.abs(c.synapses.weights), kind="stable")
+        chosen = np.zeros(shape.n_synapses, bool)
+        chosen[order[:keep]] = True
+        everyone = (np.ones(shape.n_sources, bool), np.ones(shape.n_targets, bool))
+        kept, mask = shape.select(*everyone, chosen)
+        return replace(c, synapses=FloatSynapses(kept, c.synapses.weights[mask]))
+
+    return replace(graph, connections=tuple(thin(c) for c in graph.connections))
