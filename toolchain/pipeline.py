@@ -44,7 +44,8 @@ class Options:
         Raises:
             TypeError: an option that does not exist.
         """
-        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+        known: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        return cls(**known)
 
 
 T = TypeVar("T")
