@@ -60,29 +60,33 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
 
 def main() -> NoReturn:
-    """Entry point: errors become a message and an exit code (0 done, 1 refused, 2 usage, 3 outside tool failed)."""
-    debug = "--debug" in sys.argv
+    """Entry point of the command."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; errors become a message and an exit code.
+
+    0 done, 1 refused (does not fit, wrong model), 2 wrong usage, 3 an outside tool failed, 130 stopped by the user.
+    """
     try:
-        code = cli.main(standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
-    except click.exceptions.Abort:
-        err.print("stopped")
-        sys.exit(130)
+        code = cli.main(args=arguments, prog_name="snnc", standalone_mode=False)
+        return code if isinstance(code, int) else 0
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
     except SnncError as error:
-        if debug:
+        if "--debug" in arguments:
             raise
         _print_error(error)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+        return error.exit_code
+    except (KeyboardInterrupt, click.exceptions.Abort):
         err.print("stopped")
-        sys.exit(130)
+        return 130
     except BrokenPipeError:
         # The reader of our output (head, less) has gone; that is no error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        return 0
 
 
 def _print_error(error: SnncError) -> None:
@@ -561,7 +565,7 @@ def doctor() -> None:
         )
     out.print(table)
     if any(row.state == "missing" for row in rows):
-        sys.exit(1)
+        raise SnncError("something that is needed is missing", remedy="run the commands in the last column")
 
 
 @cli.command()

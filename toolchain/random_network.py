@@ -6,6 +6,7 @@ import itertools
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from toolchain.errors import SnncError
 from toolchain.ir import LIF, Connection, Connectivity, FloatSynapses, Graph, RateInput, make_input
@@ -17,8 +18,9 @@ from toolchain.training.recipe import Recipe
 def random_graph(recipe: Recipe, connectivity: float, seed: int) -> Graph:
     """Every connection keeps the same part of its pairs, drawn without structure; weights are normal.
 
-    The shape, neurons and input coding are the recipe's. A trained network concentrates its synapses, so its cores
-    may be filled less evenly than this.
+    The shape, neurons and input coding are the recipe's. No hidden neuron is left without a synapse in or out (it
+    gets one more where chance gave it none), so that the estimate does not profit from neurons that are removed as
+    dead. A trained network concentrates its synapses, so its cores may be filled less evenly than this.
 
     Raises:
         SnncError: connectivity outside (0, 1].
@@ -36,7 +38,13 @@ def random_graph(recipe: Recipe, connectivity: float, seed: int) -> Graph:
     populations, connections = [], []
     previous = source.name
     for k, (n_sources, n_targets) in enumerate(itertools.pairwise(sizes), start=1):
-        shape = _random_connectivity(random, n_sources, n_targets, connectivity)
+        pairs = _random_pairs(random, n_sources, n_targets, connectivity)
+        if k > 1:
+            unheard = np.setdiff1d(np.arange(n_sources), pairs // n_targets)
+            pairs = np.union1d(pairs, unheard * n_targets + random.integers(0, n_targets, len(unheard)))
+        unfed = np.setdiff1d(np.arange(n_targets), pairs % n_targets)
+        pairs = np.union1d(pairs, random.integers(0, n_sources, len(unfed)) * n_targets + unfed)
+        shape = _connectivity(pairs, n_sources, n_targets)
         weights = random.normal(0.0, 2.0 / np.sqrt(max(1.0, n_sources * connectivity)), shape.n_synapses)
         name = f"fc{k}"
         populations.append(
@@ -48,13 +56,16 @@ def random_graph(recipe: Recipe, connectivity: float, seed: int) -> Graph:
     return Graph(recipe.name, source, tuple(populations), tuple(connections), recipe.network.steps)
 
 
-def _random_connectivity(
+def _random_pairs(
     random: np.random.Generator, n_sources: int, n_targets: int, connectivity: float
-) -> Connectivity:
-    """Exactly round(connectivity * pairs) synapses, every set of them equally likely."""
+) -> NDArray[np.int64]:
+    """round(connectivity * pairs) pairs as source * n_targets + target, every set of them equally likely."""
     pairs = n_sources * n_targets
-    chosen = np.sort(random.choice(pairs, max(1, round(connectivity * pairs)), replace=False))
-    sources, targets = chosen // n_targets, chosen % n_targets
+    return random.choice(pairs, max(1, round(connectivity * pairs)), replace=False)
+
+
+def _connectivity(pairs: NDArray[np.int64], n_sources: int, n_targets: int) -> Connectivity:
+    sources, targets = pairs // n_targets, pairs % n_targets
     indptr = np.zeros(n_sources + 1, np.int64)
     np.cumsum(np.bincount(sources, minlength=n_sources), out=indptr[1:])
     return Connectivity(n_sources, n_targets, indptr, targets.astype(np.int32))
