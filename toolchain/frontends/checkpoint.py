@@ -131,10 +131,10 @@ def _unpickle(file: Path, trust: bool) -> tuple[object, tuple[Diagnostic, ...]]:
         warnings.simplefilter("ignore")
         try:
             return torch.load(file, map_location="cpu", weights_only=True), ()
-        except pickle.UnpicklingError as error:
+        except pickle.UnpicklingError:
             needed = _globals(file)
             if not needed:
-                raise SnncError("the file is damaged", where=str(file), got=_first_line(error)) from None
+                raise SnncError("the file is damaged", where=f"{file}, data.pkl", remedy=HOW_TO_EXPORT) from None
             if not trust:
                 raise SnncError(
                     "the file runs code when it is loaded, so it was not loaded",
@@ -182,6 +182,14 @@ def _globals(file: Path) -> list[str]:
 def _is_small(value: object) -> bool:
     """An integer that can be printed: Python refuses to print thousands of digits."""
     return isinstance(value, int) and abs(value) <= SEED_MAX
+
+
+def _shown(value: object) -> str:
+    """A value for an error message; Python refuses to print some."""
+    try:
+        return repr(value)[:80]
+    except (ValueError, RecursionError):
+        return f"a very long {type(value).__name__}"
 
 
 def _first_line(error: BaseException) -> str:
@@ -328,7 +336,7 @@ class _Model:
                 raise self.refuse(
                     f"a neuron with this {key} is not supported",
                     f"{place}.{key}",
-                    got=repr(neuron[key])[:80],
+                    got=_shown(neuron[key]),
                     allowed=repr(allowed),
                     remedy="train with this one: it is never replaced in silence",
                 )
@@ -404,7 +412,7 @@ class _Model:
     def _text(self, entries: Mapping[Any, Any], key: str, place: str) -> str:
         value, where = self._entry(entries, key, place)
         if not isinstance(value, str) or not value:
-            raise self.refuse("must be text", where, got=repr(value)[:80])
+            raise self.refuse("must be text", where, got=_shown(value))
         return value
 
     def _int(
@@ -416,14 +424,14 @@ class _Model:
             within = (low is None or value >= low) and (high is None or value <= high)
         if not within:
             limits = f"{'' if low is None else f', at least {low}'}{'' if high is None else f', at most {high}'}"
-            raise self.refuse("must be a whole number in range", where, got=repr(value)[:80], allowed=f"int{limits}")
+            raise self.refuse("must be a whole number in range", where, got=_shown(value), allowed=f"int{limits}")
         return int(value)
 
     def _float(self, entries: Mapping[Any, Any], key: str, place: str) -> float:
         value, where = self._entry(entries, key, place)
         number = isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool))
         if not number or abs(value) > FLOAT_MAX or math.isnan(value):
-            raise self.refuse("must be a finite number", where, got=repr(value)[:80])
+            raise self.refuse("must be a finite number", where, got=_shown(value))
         return float(value)
 
     def _tensor(self, value: object, dtype: torch.dtype, ndim: int, place: str) -> NDArray[Any]:
