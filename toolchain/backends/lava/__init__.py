@@ -1,0 +1,267 @@
+"""The Lava back end: stock fixed-point processes of lava-nc 0.10, in a child process with an interpreter of its own.
+
+This is the parent's side. The child is `worker.py`; it shares no class with the toolchain, only the spec folder that
+`_spec.py` describes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolchain.backends import child
+from toolchain.backends.lava import _spec
+from toolchain.backends.trace import Trace
+from toolchain.environment import find_lava
+from toolchain.errors import SnncError, ToolError
+from toolchain.ir import Compartments, Program
+
+WORKER = Path(__file__).with_name("worker.py")
+WORKER_FILES = ("worker.py", "_spec.py", "_compat.py")
+
+# For the default deadline: several times what a loaded machine of two cores was seen to need.
+START_S = 0.15
+STEP_S = 0.004
+
+
+def run(
+    program: Program,
+    samples: NDArray[np.integer],
+    *,
+    record: Collection[str] | None = None,
+    slices: Mapping[str, Sequence[int]] | None = None,
+    deadline_s: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Trace:
+    """Simulate every sample in Lava, as one long run in which each population's state is cleared between samples.
+
+    samples: integers 0 to 255, shape (n_samples, sample_size).
+    record: populations whose spikes are kept (all when None); spike counts are kept for all.
+    slices: population or input name -> inner cut points; each slice becomes a Lava process of its own.
+    deadline_s: seconds after which the run is ended (None: a generous estimate from the network's size).
+    progress: called with (samples done, samples in all).
+
+    Raises:
+        SnncError: a value that Lava cannot represent, naming the place.
+        ToolError: no interpreter with Lava, or the run failed, died or passed its deadline.
+    """
+    began = time.perf_counter()
+    interpreter = find_lava()
+    known = [program.input.name, *(p.name for p in program.populations)]
+    wanted = known if record is None else [name for name in known if name in record]
+    if not len(samples):
+        raise SnncError("there are no samples to run", where=program.name, got=0, allowed="one or more")
+    spec = to_spec(program, samples, slices=slices or {})
+    with tempfile.TemporaryDirectory(prefix="snnc-lava-") as name:
+        folder = Path(name)
+        with _refusals():
+            _spec.write(spec, folder)
+        processes = sum(len(spec.bounds(p.name)) * 3 for p in spec.populations) + sum(
+            len(spec.bounds(c.source)) * len(spec.bounds(c.target)) for c in spec.connections
+        )
+        estimate = 60 + processes * (START_S + STEP_S * spec.total_steps)
+        watch = _Progress(folder, spec, progress)
+        status = child.supervise(
+            # -u: what it says is there even when it is killed.
+            [interpreter.path, "-u", WORKER, folder, str(os.getpid())],
+            folder=folder,
+            deadline_s=estimate if deadline_s is None else deadline_s,
+            what="Lava",
+            on_poll=watch,
+        )
+        _raise_failure(folder, status)
+        spikes, counts = _read_trace(folder, spec, wanted)
+    if program.input.name not in counts:
+        # These spikes come from outside and are no process's output: they are what was sent.
+        sent = (program.input.encode(samples, 1)[0] != 0).astype(np.uint8)
+        counts[program.input.name] = sent.astype(np.int32) * program.steps
+        if program.input.name in wanted:
+            spikes[program.input.name] = np.repeat(sent[:, None, :], program.steps, axis=1)
+    return Trace(
+        spikes={name: spikes[name] for name in wanted},
+        counts={name: counts[name] for name in known},
+        output=program.output.name,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def export(program: Program, directory: str | Path) -> None:
+    """Write a network and the worker's files to a folder, for a Lava program of one's own (see docs).
+
+    The folder needs nothing of the toolchain: in an interpreter that has Lava, `import worker` from it and call
+    `worker.build(folder)`.
+
+    Raises:
+        SnncError: a value that Lava cannot represent.
+        OSError: the folder exists already, or cannot be written.
+    """
+    folder = Path(directory)
+    folder.mkdir(parents=True)
+    with _refusals():
+        _spec.write(to_spec(program, None, slices={}), folder)
+    for name in WORKER_FILES:
+        shutil.copyfile(WORKER.with_name(name), folder / name)
+
+
+def to_spec(
+    program: Program, samples: NDArray[np.integer] | None, *, slices: Mapping[str, Sequence[int]]
+) -> _spec.Spec:
+    """A program (and the samples to run it on) in the worker's terms."""
+    depths = program.depths
+    populations, sources, inputs, on_host = _ENTRIES[program.input.coding](program, samples)
+    populations += [_population(p, depths[p.name]) for p in program.populations]
+    connections = [
+        _spec.Connection(
+            name=c.name,
+            source=c.source,
+            target=c.target,
+            indptr=c.synapses.connectivity.indptr,
+            targets=c.synapses.connectivity.targets,
+            mantissas=c.synapses.mantissa,
+            sign_mode=c.synapses.sign_mode,
+            weight_bits=int(c.synapses.weight_bits),
+            exponent=int(c.synapses.exponent),
+        )
+        for c in program.connections
+        if c.name not in on_host
+    ]
+    return _spec.Spec(
+        steps=int(program.steps),
+        populations=tuple(populations),
+        connections=tuple(connections),
+        sources=tuple(sources),
+        record=tuple(p.name for p in populations),
+        slices={name: tuple(int(cut) for cut in cuts) for name, cuts in slices.items()},
+        inputs=inputs if samples is not None else {},
+    )
+
+
+def _population(compartments: Compartments, depth: int) -> _spec.Population:
+    return _spec.Population(
+        name=compartments.name,
+        size=compartments.size,
+        depth=depth,
+        decay_u=_plain(compartments.du),
+        decay_v=_plain(compartments.dv),
+        threshold=_plain(compartments.vth),
+        bias_mantissas=compartments.bias_mantissa,
+        bias_exponent=_plain(compartments.bias_exponent),
+    )
+
+
+def _plain(value: int) -> int:
+    """A numpy integer as Python's own; anything else as it is, for the check to refuse."""
+    return int(value) if isinstance(value, np.integer) else value
+
+
+# --- what each input coding becomes: populations, sources, their values, connections that the host computes ------
+
+Entry = tuple[list[_spec.Population], list[_spec.Source], dict[str, np.ndarray], set[str]]
+
+
+def _rate(program: Program, samples: NDArray[np.integer] | None) -> Entry:
+    # A current of x into a memoryless neuron equals a bias of x * 2^6.
+    source = _spec.Source(f"{program.input.name}.values", "rate", program.input.size, program.input.name)
+    neurons = program.input.compartments  # type: ignore[attr-defined]
+    values = {} if samples is None else {source.name: program.input.read(samples)}
+    return [_population(neurons, 0)], [source], values, set()
+
+
+def _graded(program: Program, samples: NDArray[np.integer] | None) -> Entry:
+    source = _spec.Source(program.input.name, "graded", program.input.size)
+    return [], [source], {} if samples is None else {source.name: program.input.read(samples)}, set()
+
+
+def _current(program: Program, samples: NDArray[np.integer] | None) -> Entry:
+    sources, values = [], {}
+    on_host = program.out_of(program.input.name)
+    for connection in on_host:
+        name = f"{connection.name}.current"
+        sources.append(_spec.Source(name, "current", connection.synapses.connectivity.n_targets, connection.target))
+        if samples is not None:
+            weights = connection.synapses.connectivity.matrix(connection.synapses.values)
+            # Once a sample, whatever the number of steps: the same integers at each of them.
+            sums = (weights @ program.input.encode(samples, 1)[0].T).T
+            values[name] = program.input.inject(sums)
+    return [], sources, values, {connection.name for connection in on_host}
+
+
+_ENTRIES: dict[str, Callable[[Program, NDArray[np.integer] | None], Entry]] = {
+    "rate": _rate,
+    "graded": _graded,
+    "current": _current,
+}
+
+
+# --- what comes back ------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except _spec.SpecError as error:
+        raise SnncError(
+            f"Lava cannot represent this: {error.message}", where=error.where, got=error.got, allowed=error.allowed
+        ) from None
+
+
+class _Progress:
+    """Reads the worker's progress file and passes on what is new, in samples."""
+
+    def __init__(self, folder: Path, spec: _spec.Spec, report: Callable[[int, int], None] | None) -> None:
+        self.path, self.spec, self.report, self.seen = folder / "progress", spec, report, -1
+
+    def __call__(self) -> None:
+        if self.report is None or not self.path.exists():
+            return
+        lines = self.path.read_text().split("\n")[:-1]
+        done = int(lines[-1].split()[0]) if lines else -1
+        if done > self.seen:
+            self.seen = done
+            self.report(self.spec.samples * done // self.spec.total_steps, self.spec.samples)
+
+
+def _raise_failure(folder: Path, status: int) -> None:
+    if (folder / "result.json").exists():
+        return
+    log = child.tail(folder)
+    if (folder / "failure.json").exists():
+        failure = json.loads((folder / "failure.json").read_text())
+        if failure["kind"] == "spec":
+            raise SnncError(
+                f"Lava cannot represent this: {failure['message']}",
+                where=failure["where"],
+                got=failure["got"],
+                allowed=failure["allowed"],
+            )
+        first, _, rest = failure["message"].partition("\n")
+        raise ToolError(f"the Lava run failed: {first}", got=rest.strip() or log or None, remedy="see `snnc doctor`")
+    ended = f"by signal {signal.Signals(-status).name}" if status < 0 else f"with exit status {status}"
+    raise ToolError(
+        f"the Lava worker ended {ended} before it had finished",
+        got=log or "no output",
+        remedy="see `snnc doctor`; if memory ran out, run fewer samples",
+    )
+
+
+def _read_trace(
+    folder: Path, spec: _spec.Spec, wanted: Collection[str]
+) -> tuple[dict[str, NDArray[np.uint8]], dict[str, NDArray[np.int32]]]:
+    spikes, counts = {}, {}
+    for i, name in enumerate(spec.record):
+        counts[name] = np.load(folder / f"counts_{i}.npy", allow_pickle=False)
+        if name in wanted:
+            bits = np.load(folder / f"trace_{i}.npy", allow_pickle=False)
+            spikes[name] = np.unpackbits(bits, axis=2, count=spec.sizes[name])
+    return spikes, counts

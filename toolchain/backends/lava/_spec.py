@@ -1,0 +1,358 @@
+"""The file that the parent hands to the Lava worker, and every check that Lava itself does not make.
+
+Import-safe (standard library, numpy): the parent imports it in the toolchain's interpreter, the worker in Lava's.
+A spec is a folder: `spec.json` (names, numbers), `arrays.npz` (synapses, biases) and one `inputs_<i>.npy` per source.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+VERSION = 1
+
+# Register ranges of a Loihi compartment and of Lava's fixed-point models, which check none of them.
+DECAY_U = (1, 4096)  # effective decay; the register holds one less
+DECAY_V = (0, 4095)
+THRESHOLD = (0, 2**17 - 1)
+BIAS_MANTISSA = (-(2**12), 2**12 - 1)
+BIAS_EXPONENT = (0, 7)
+WEIGHT_EXPONENT = (0, 15)
+WEIGHT_BITS = {"mixed": (2, 8), "excitatory": (1, 8), "inhibitory": (1, 8)}
+PAYLOAD = (0, 255)
+# Lava shifts the summed input by 6 bits in int32: at 2^25 the shift would lose the sign.
+INPUT_LIMIT = 2**25
+
+SOURCE_KINDS = ("rate", "graded", "current")
+
+
+class SpecError(ValueError):
+    """A value that Lava would take without a word and compute wrongly (or hang) with."""
+
+    def __init__(self, message: str, *, where: str, got: object, allowed: object) -> None:
+        super().__init__(f"{where}: {message}: got {got}, allowed {allowed}")
+        self.message, self.where, self.got, self.allowed = message, where, got, allowed
+
+
+@dataclass(frozen=True, eq=False)
+class Population:
+    """Neurons with one set of registers: `decay_u` is the effective current decay, `bias_mantissas` (size,)."""
+
+    name: str
+    size: int
+    depth: int
+    decay_u: int
+    decay_v: int
+    threshold: int
+    bias_mantissas: np.ndarray
+    bias_exponent: int
+
+
+@dataclass(frozen=True, eq=False)
+class Connection:
+    """Synapses in CSR by source neuron; effective weight = mantissa * 2^exponent."""
+
+    name: str
+    source: str
+    target: str
+    indptr: np.ndarray
+    targets: np.ndarray
+    mantissas: np.ndarray
+    sign_mode: str
+    weight_bits: int
+    exponent: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """What comes from outside, the same value at every step of a sample's window.
+
+    `rate` and `current` add their integers to the input sum of the population `target`, in step with its window;
+    `graded` sends them as spike payloads over the connections that name this source (depth 0, `target` is None).
+    """
+
+    name: str
+    kind: str
+    size: int
+    target: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Spec:
+    """One network and its run. `slices` maps a population or graded source to its inner cut points."""
+
+    steps: int
+    populations: tuple[Population, ...]
+    connections: tuple[Connection, ...]
+    sources: tuple[Source, ...]
+    record: tuple[str, ...] = ()
+    slices: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    inputs: dict[str, np.ndarray] = field(default_factory=dict)
+    stock_io: bool = False
+
+    @property
+    def samples(self) -> int:
+        return len(next(iter(self.inputs.values()))) if self.inputs else 0
+
+    @property
+    def depths(self) -> dict[str, int]:
+        """Window offset of every population and source, in steps."""
+        depths = {population.name: population.depth for population in self.populations}
+        for source in self.sources:
+            depths[source.name] = depths[source.target] if source.target is not None else 0
+        return depths
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        sizes = {population.name: population.size for population in self.populations}
+        return sizes | {source.name: source.size for source in self.sources}
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run: all windows of all samples, and the lag of the deepest population."""
+        return self.samples * self.steps + max(population.depth for population in self.populations)
+
+    def bounds(self, name: str) -> tuple[tuple[int, int], ...]:
+        """(start, stop) of every slice of a population or source."""
+        edges = (0, *self.slices.get(name, ()), self.sizes[name])
+        return tuple(itertools.pairwise(edges))
+
+
+def mantissa_range(sign_mode: str, weight_bits: int) -> tuple[int, int]:
+    """Lowest and highest mantissa of `weight_bits` bits (the sign costs one bit in mixed mode only)."""
+    if sign_mode == "mixed":
+        return -(2 ** (weight_bits - 1)), 2 ** (weight_bits - 1) - 1
+    return (0, 2**weight_bits - 1) if sign_mode == "excitatory" else (1 - 2**weight_bits, 0)
+
+
+def _integer(value: object, where: str, name: str, allowed: tuple[int, int]) -> None:
+    # A float decay hangs Lava, a bool is no number here: only int will do.
+    if type(value) is not int or not allowed[0] <= value <= allowed[1]:
+        raise SpecError(f"{name} must be an integer in range", where=where, got=repr(value), allowed=list(allowed))
+
+
+def _array(value: np.ndarray, where: str, name: str, shape: tuple[int, ...], allowed: tuple[int, int]) -> None:
+    if value.dtype.kind not in "iu":
+        raise SpecError(f"{name} must be integers", where=where, got=value.dtype, allowed="an integer type")
+    if value.shape != shape:
+        raise SpecError(f"{name} has the wrong shape", where=where, got=value.shape, allowed=shape)
+    if value.size and not (allowed[0] <= int(value.min()) and int(value.max()) <= allowed[1]):
+        raise SpecError(
+            f"{name} out of range", where=where, got=[int(value.min()), int(value.max())], allowed=list(allowed)
+        )
+
+
+def check(spec: Spec) -> None:
+    """Refuse what Lava would compute wrongly.
+
+    Raises:
+        SpecError: naming the population, connection or source, the value and what is allowed.
+    """
+    _integer(spec.steps, "network", "steps", (1, 2**20))
+    names = [*(population.name for population in spec.populations), *(source.name for source in spec.sources)]
+    if len(set(names)) != len(names):
+        raise SpecError("names must differ", where="network", got=sorted(names), allowed="each name once")
+    if not spec.populations:
+        raise SpecError("nothing to run", where="network", got=0, allowed="at least one population")
+    for population in spec.populations:
+        _check_population(population)
+    for source in spec.sources:
+        _check_source(source, spec)
+    for connection in spec.connections:
+        _check_connection(connection, spec)
+    _check_input_bound(spec)
+    for name in spec.record:
+        if name not in {population.name for population in spec.populations}:
+            raise SpecError("cannot record this", where=name, got=name, allowed="the name of a population")
+    for name, cuts in spec.slices.items():
+        edges = (0, *cuts, spec.sizes.get(name, 0))
+        if name not in spec.sizes or any(a >= b for a, b in itertools.pairwise(edges)):
+            raise SpecError("cuts must ascend inside it", where=name, got=cuts, allowed="1 .. size - 1, ascending")
+
+
+def _check_population(population: Population) -> None:
+    where = population.name
+    _integer(population.size, where, "size", (1, 2**31 - 1))
+    _integer(population.depth, where, "depth", (0, 2**20))
+    _integer(population.decay_u, where, "du", DECAY_U)
+    _integer(population.decay_v, where, "dv", DECAY_V)
+    _integer(population.threshold, where, "vth", THRESHOLD)
+    _integer(population.bias_exponent, where, "bias_exp", BIAS_EXPONENT)
+    _array(population.bias_mantissas, where, "bias_mant", (population.size,), BIAS_MANTISSA)
+
+
+def _check_source(source: Source, spec: Spec) -> None:
+    if source.kind not in SOURCE_KINDS:
+        raise SpecError("unknown kind of input", where=source.name, got=source.kind, allowed=SOURCE_KINDS)
+    sizes = {population.name: population.size for population in spec.populations}
+    if source.kind == "graded":
+        if source.target is not None:
+            raise SpecError("graded input goes over connections", where=source.name, got=source.target, allowed=None)
+    elif sizes.get(source.target or "") != source.size:
+        raise SpecError(
+            "must feed a population of its own size",
+            where=source.name,
+            got=f"{source.size} into {source.target} of {sizes.get(source.target or '')}",
+            allowed="equal sizes",
+        )
+    if spec.inputs:
+        if source.name not in spec.inputs:
+            raise SpecError("has no values", where=source.name, got=sorted(spec.inputs), allowed="one array per source")
+        limit = PAYLOAD if source.kind != "current" else (1 - INPUT_LIMIT, INPUT_LIMIT - 1)
+        _array(spec.inputs[source.name], source.name, "input values", (spec.samples, source.size), limit)
+
+
+def _check_connection(connection: Connection, spec: Spec) -> None:
+    where = connection.name
+    sizes, depths = spec.sizes, spec.depths
+    graded = {source.name for source in spec.sources if source.kind == "graded"}
+    populations = {population.name for population in spec.populations}
+    if connection.source not in populations | graded or connection.target not in populations:
+        raise SpecError(
+            "ends must be known",
+            where=where,
+            got=f"{connection.source} -> {connection.target}",
+            allowed=f"{sorted(populations | graded)} -> {sorted(populations)}",
+        )
+    # A window begins one step after the one before it; LIFReset does not clear the register of a connection, so
+    # anything that is not exactly one layer deep would carry spikes from one sample into the next.
+    if depths[connection.target] != depths[connection.source] + 1:
+        raise SpecError(
+            "a connection leads to the next depth",
+            where=where,
+            got=f"depth {depths[connection.source]} -> {depths[connection.target]}",
+            allowed=f"{depths[connection.source]} -> {depths[connection.source] + 1}",
+        )
+    if connection.sign_mode not in WEIGHT_BITS:
+        raise SpecError("unknown sign mode", where=where, got=connection.sign_mode, allowed=list(WEIGHT_BITS))
+    _integer(connection.weight_bits, where, "weight bits", WEIGHT_BITS[connection.sign_mode])
+    _integer(connection.exponent, where, "weight exponent", WEIGHT_EXPONENT)
+    synapses = len(connection.targets)
+    n_sources, n_targets = sizes[connection.source], sizes[connection.target]
+    _array(connection.indptr, where, "indptr", (n_sources + 1,), (0, synapses))
+    if connection.indptr[0] != 0 or connection.indptr[-1] != synapses or np.any(np.diff(connection.indptr) < 0):
+        raise SpecError(
+            "indptr must ascend from 0 to the synapse count", where=where, got="it does not", allowed=synapses
+        )
+    _array(connection.targets, where, "targets", (synapses,), (0, n_targets - 1))
+    same_source = np.ones(max(synapses - 1, 0), bool)
+    starts = connection.indptr[1:-1]
+    same_source[starts[(starts > 0) & (starts < synapses)] - 1] = False
+    if np.any(np.diff(connection.targets)[same_source] <= 0):
+        raise SpecError("targets must ascend within a source", where=where, got="they do not", allowed="ascending")
+    limits = mantissa_range(connection.sign_mode, connection.weight_bits)
+    _array(connection.mantissas, where, "weight mantissas", (synapses,), limits)
+
+
+def _check_input_bound(spec: Spec) -> None:
+    graded = {source.name for source in spec.sources if source.kind == "graded"}
+    for population in spec.populations:
+        bound = np.zeros(population.size)
+        where = []
+        for connection in spec.connections:
+            if connection.target == population.name:
+                payload = PAYLOAD[1] if connection.source in graded else 1
+                weights = np.abs(connection.mantissas.astype(np.float64)) * (payload << connection.exponent)
+                bound += np.bincount(connection.targets, weights=weights, minlength=population.size)
+                where.append(connection.name)
+        for source in spec.sources:
+            if source.target == population.name and source.name in spec.inputs:
+                bound += np.abs(spec.inputs[source.name].astype(np.int64)).max(axis=0, initial=0)
+                where.append(source.name)
+        if bound.max(initial=0) >= INPUT_LIMIT:
+            raise SpecError(
+                f"the input sum of {population.name} can leave 32 bits",
+                where=", ".join(where),
+                got=f"{bound.max():.0f}",
+                allowed=f"|a| < {INPUT_LIMIT}",
+            )
+
+
+def write(spec: Spec, directory: str | Path) -> None:
+    """Check and write a spec folder (which exists and is empty).
+
+    Raises:
+        SpecError: as `check`.
+    """
+    check(spec)
+    folder = Path(directory)
+    arrays: dict[str, np.ndarray] = {}
+    for i, population in enumerate(spec.populations):
+        arrays[f"bias_{i}"] = population.bias_mantissas.astype(np.int16)
+    for i, connection in enumerate(spec.connections):
+        arrays[f"indptr_{i}"] = connection.indptr.astype(np.int64)
+        arrays[f"targets_{i}"] = connection.targets.astype(np.int32)
+        arrays[f"mantissas_{i}"] = connection.mantissas.astype(np.int16)
+    np.savez(folder / "arrays.npz", **arrays)  # type: ignore[arg-type]
+    for i, source in enumerate(spec.sources):
+        if source.name in spec.inputs:
+            values = spec.inputs[source.name]
+            np.save(folder / f"inputs_{i}.npy", values.astype(np.int32 if source.kind == "current" else np.uint8))
+    header = {
+        "format": "snnc-lava",
+        "version": VERSION,
+        "steps": spec.steps,
+        "populations": [
+            _fields(p, ("name", "size", "depth", "decay_u", "decay_v", "threshold", "bias_exponent"))
+            for p in spec.populations
+        ],
+        "connections": [
+            _fields(c, ("name", "source", "target", "sign_mode", "weight_bits", "exponent")) for c in spec.connections
+        ],
+        "sources": [_fields(s, ("name", "kind", "size", "target")) for s in spec.sources],
+        "record": list(spec.record),
+        "slices": {name: list(cuts) for name, cuts in spec.slices.items()},
+        "stock_io": spec.stock_io,
+    }
+    (folder / "spec.json").write_text(json.dumps(header, indent=1))
+
+
+def _fields(item: object, names: tuple[str, ...]) -> dict[str, object]:
+    return {name: getattr(item, name) for name in names}
+
+
+def read(directory: str | Path) -> Spec:
+    """Read a spec folder and check it again; input arrays stay on disk (memory-mapped).
+
+    Raises:
+        SpecError: as `check`, or an unknown format version.
+    """
+    folder = Path(directory)
+    header = json.loads((folder / "spec.json").read_text())
+    if header.get("format") != "snnc-lava" or header.get("version") != VERSION:
+        raise SpecError(
+            "unknown format",
+            where=str(folder),
+            got=f"{header.get('format')} {header.get('version')}",
+            allowed=f"snnc-lava {VERSION}",
+        )
+    inputs = {}
+    with np.load(folder / "arrays.npz", allow_pickle=False) as arrays:
+        populations = tuple(
+            Population(**fields, bias_mantissas=arrays[f"bias_{i}"]) for i, fields in enumerate(header["populations"])
+        )
+        connections = tuple(
+            Connection(**fields, **{key: arrays[f"{key}_{i}"] for key in ("indptr", "targets", "mantissas")})
+            for i, fields in enumerate(header["connections"])
+        )
+    sources = tuple(Source(**fields) for fields in header["sources"])
+    for i, source in enumerate(sources):
+        path = folder / f"inputs_{i}.npy"
+        if path.exists():
+            inputs[source.name] = np.load(path, mmap_mode="r", allow_pickle=False)
+    spec = Spec(
+        steps=header["steps"],
+        populations=populations,
+        connections=connections,
+        sources=sources,
+        record=tuple(header["record"]),
+        slices={name: tuple(cuts) for name, cuts in header["slices"].items()},
+        inputs=inputs,
+        stock_io=header["stock_io"],
+    )
+    check(spec)
+    return spec

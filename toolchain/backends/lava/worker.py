@@ -1,0 +1,532 @@
+"""The Lava side: builds stock Lava processes from a spec folder, and runs them.
+
+Runs in an interpreter that has Lava and needs only numpy and scipy besides. Two uses:
+- `python worker.py FOLDER`, started by the parent (`toolchain.backends.lava.run`): runs the network of FOLDER on its
+  inputs and writes `trace_<i>.npy`, `counts_<i>.npy` and, last, `result.json` there. On failure it writes
+  `failure.json`. It ends its whole process group either way, because Lava's own stop() hangs after an error.
+- `import worker; network = worker.build(FOLDER)`: hands out the processes with their ports, to be connected
+  inside a Lava program of the user's own.
+
+Lava executes every .py file that lies beside a custom process while it looks for process models. The files of this
+folder are therefore safe to import; keep it so.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.sparse
+
+if str(Path(__file__).parent) not in sys.path:
+    sys.path.append(str(Path(__file__).parent))
+
+import _compat  # noqa: F401  (must come before lava)
+import _spec
+from lava.magma.compiler.compiler_graphs import ProcGroupDiGraphs
+from lava.magma.core.decorator import implements, requires, tag
+from lava.magma.core.model.py.model import PyLoihiProcessModel
+from lava.magma.core.model.py.ports import PyInPort, PyOutPort
+from lava.magma.core.model.py.type import LavaPyType
+from lava.magma.core.process.ports.ports import InPort, OutPort
+from lava.magma.core.process.process import AbstractProcess
+from lava.magma.core.resources import CPU
+from lava.magma.core.run_conditions import RunSteps
+from lava.magma.core.run_configs import Loihi2SimCfg
+from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+from lava.proc.dense.process import Dense
+from lava.proc.io.sink import RingBuffer as StockSink
+from lava.proc.io.source import RingBuffer as StockSource
+from lava.proc.lif.process import LIF, LIFReset
+from lava.proc.sparse.process import Sparse
+from lava.utils.weightutils import SignMode
+
+# Above this share of connected pairs a dense matrix is the faster process; both compute the same sums.
+DENSE_FROM = 0.5
+SIGN_MODES = {"mixed": SignMode.MIXED, "excitatory": SignMode.EXCITATORY, "inhibitory": SignMode.INHIBITORY}
+
+
+# --- processes of our own: input and output that cost memory per sample, not per step -------------------------------
+
+
+class WindowSource(AbstractProcess):
+    """Sends row k of `values` (samples, n) at every step of sample k's window, and zeros outside of all windows."""
+
+    def __init__(self, *, values: np.ndarray, steps: int, lag: int, **options: Any) -> None:
+        super().__init__(values=values, steps=steps, lag=lag, **options)
+        self.s_out = OutPort(shape=(values.shape[1],))
+
+
+@implements(proc=WindowSource, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class PyWindowSource(PyLoihiProcessModel):
+    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
+
+    def run_spk(self) -> None:
+        values = self.proc_params["values"]
+        sample = (self.time_step - 1 - self.proc_params["lag"]) // self.proc_params["steps"]
+        inside = 0 <= sample < len(values)
+        self.s_out.send(np.asarray(values[sample]) if inside else np.zeros(values.shape[1], np.int32))
+
+
+SINK_PORTS = 8
+
+
+class BitSink(AbstractProcess):
+    """Writes the spikes of step t, packed eight to a byte, into row t of one memory-mapped file for each in-port.
+
+    Up to SINK_PORTS in-ports (`a_in0` and so on), because every process costs about as much as a layer of neurons.
+    """
+
+    def __init__(self, *, sizes: list[int], paths: list[str], **options: Any) -> None:
+        super().__init__(paths=paths, **options)
+        for k in range(SINK_PORTS):
+            # Lava wants every port of the process model to exist; those left over stay unconnected.
+            setattr(self, f"a_in{k}", InPort(shape=(sizes[k] if k < len(sizes) else 1,)))
+
+
+@implements(proc=BitSink, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class PyBitSink(PyLoihiProcessModel):
+    def __init__(self, proc_params: Any) -> None:
+        super().__init__(proc_params)
+        self.rows = [np.load(path, mmap_mode="r+") for path in proc_params["paths"]]
+
+    def run_spk(self) -> None:
+        for k, rows in enumerate(self.rows):
+            spikes = getattr(self, f"a_in{k}").recv()
+            if self.time_step <= len(rows):
+                rows[self.time_step - 1] = np.packbits(spikes != 0)
+
+
+for _port in range(SINK_PORTS):
+    setattr(PyBitSink, f"a_in{_port}", LavaPyType(PyInPort.VEC_DENSE, np.int32))
+
+
+# --- from a spec to processes -----------------------------------------------------------------------------------------
+
+
+class Part(NamedTuple):
+    """The ports of one slice [start, stop) of a population or input: one out-port, or the in-ports to feed."""
+
+    start: int
+    stop: int
+    ports: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Network:
+    """Lava processes of one compiled network, connected among themselves, open at both ends.
+
+    `inputs[name]` are the in-ports of an input (integers per neuron and step), `outputs[name]` the spike out-port of a
+    population, each as one Part unless it was sliced. `lags[name]` is the step at which the first window of an
+    input or population begins, counted from 0; windows are `steps` long and follow each other without a gap.
+    """
+
+    steps: int
+    inputs: dict[str, tuple[Part, ...]]
+    outputs: dict[str, tuple[Part, ...]]
+    lags: dict[str, int]
+    processes: list[Any] = field(default_factory=list)
+
+    def feed(self, port: Any) -> None:
+        """Connect an out-port to all in-ports of the network's only (unsliced) input."""
+        ((part,),) = self.inputs.values()
+        for target in part.ports:
+            port.connect(target)
+
+    def spikes(self, name: str) -> Any:
+        """The spike out-port of the (unsliced) population `name`."""
+        (part,) = self.outputs[name]
+        return part.ports[0]
+
+
+def build(directory: str | Path | _spec.Spec, *, reset: bool = True) -> Network:
+    """The processes of a spec folder, without sources and sinks.
+
+    With `reset` every population clears its state at the start of each window of `steps` steps, with its layer's lag;
+    without it state is never cleared, for a stream that has no samples.
+
+    Raises:
+        SpecError: a value that Lava would take without a word and compute wrongly with.
+    """
+    if isinstance(directory, _spec.Spec):
+        spec = directory
+        _spec.check(spec)
+    else:
+        spec = _spec.read(directory)
+    neurons: dict[str, list[Any]] = {}
+    for population in spec.populations:
+        bounds = spec.bounds(population.name)
+        neurons[population.name] = [_neurons(population, a, b, spec.steps if reset else None) for a, b in bounds]
+    processes = [process for parts in neurons.values() for process in parts]
+    # In-ports of graded sources by slice; rate and current sources feed a population's input sum directly.
+    entries: dict[str, list[list[Any]]] = {s.name: [[] for _ in spec.bounds(s.name)] for s in spec.sources}
+    for connection in spec.connections:
+        for i, source_bounds in enumerate(spec.bounds(connection.source)):
+            for j, target_bounds in enumerate(spec.bounds(connection.target)):
+                synapses = _synapses(connection, spec, source_bounds, target_bounds)
+                if connection.source in entries:
+                    entries[connection.source][i].append(synapses.s_in)
+                else:
+                    neurons[connection.source][i].s_out.connect(synapses.s_in)
+                synapses.a_out.connect(neurons[connection.target][j].a_in)
+                processes.append(synapses)
+    for source in spec.sources:
+        if source.target is not None:
+            # A source is cut where the population it feeds is cut.
+            entries[source.name] = [[process.a_in] for process in neurons[source.target]]
+    inputs = {
+        source.name: tuple(
+            Part(a, b, tuple(ports))
+            for (a, b), ports in zip(spec.bounds(source.target or source.name), entries[source.name], strict=True)
+        )
+        for source in spec.sources
+    }
+    outputs = {
+        name: tuple(Part(a, b, (p.s_out,)) for (a, b), p in zip(spec.bounds(name), parts, strict=True))
+        for name, parts in neurons.items()
+    }
+    return Network(spec.steps, inputs, outputs, spec.depths, processes)
+
+
+def _neurons(population: _spec.Population, start: int, stop: int, interval: int | None) -> Any:
+    options: dict[str, Any] = {}
+    if interval is not None:
+        # Time steps count from 1, so the window of depth 0 begins at step 1.
+        options = {"reset_interval": interval, "reset_offset": (population.depth + 1) % interval}
+    return (LIF if interval is None else LIFReset)(
+        shape=(stop - start,),
+        # The register of the current decay has an offset of one; that of the voltage decay has none.
+        du=int(population.decay_u) - 1,
+        dv=int(population.decay_v),
+        vth=int(population.threshold),
+        bias_mant=np.asarray(population.bias_mantissas[start:stop], np.int32),
+        bias_exp=int(population.bias_exponent),
+        name=f"{population.name}[{start}:{stop}]",
+        **options,
+    )
+
+
+def _synapses(connection: _spec.Connection, spec: _spec.Spec, rows: tuple[int, int], columns: tuple[int, int]) -> Any:
+    """One slice of a connection as Dense or Sparse, sign mode, bits and exponent pinned.
+
+    Lava's mantissas fill 8 bits (9 with the sign) whatever their width, so ours are shifted left by the unused low bits
+    and the exponent lowered by as many; the sum comes out the same, and no bit is lost on the way.
+    """
+    unused_bits = 8 - connection.weight_bits + (connection.sign_mode == "mixed")
+    sizes = spec.sizes
+    by_source = scipy.sparse.csr_matrix(
+        (connection.mantissas.astype(np.int32) << unused_bits, connection.targets, connection.indptr),
+        shape=(sizes[connection.source], sizes[connection.target]),
+    )
+    weights = by_source[rows[0] : rows[1], columns[0] : columns[1]].T.tocsr()
+    binary = all(source.name != connection.source for source in spec.sources)
+    dense = weights.nnz > DENSE_FROM * weights.shape[0] * weights.shape[1]
+    return (Dense if dense else Sparse)(
+        weights=weights.toarray() if dense else weights,
+        weight_exp=connection.exponent - unused_bits,
+        num_weight_bits=connection.weight_bits,
+        sign_mode=SIGN_MODES[connection.sign_mode],
+        # Binary spikes through a sparse matrix: a product is several times faster than picking columns, same sums.
+        num_message_bits=0 if binary and dense else 8,
+        name=f"{connection.name}[{rows[0]}:{rows[1]}][{columns[0]}:{columns[1]}]",
+    )
+
+
+# --- a run ------------------------------------------------------------------------------------------------------------
+
+
+class LavaFailure(RuntimeError):
+    """A process model raised or died, or Lava could not start."""
+
+
+def attach_inputs(network: Network, spec: _spec.Spec) -> None:
+    """One source per input slice, in step with the windows that it feeds."""
+    for name, parts in network.inputs.items():
+        lag, values = network.lags[name], spec.inputs[name]
+        for part in parts:
+            if spec.stock_io:
+                series = np.zeros((part.stop - part.start, spec.total_steps), np.int32)
+                end = lag + spec.samples * spec.steps
+                series[:, lag:end] = np.repeat(values[:, part.start : part.stop], spec.steps, axis=0).T
+                source: Any = StockSource(data=series)
+            else:
+                source = WindowSource(values=values[:, part.start : part.stop], steps=spec.steps, lag=lag)
+            for port in part.ports:
+                source.s_out.connect(port)
+            network.processes.append(source)
+
+
+def attach_sinks(network: Network, spec: _spec.Spec, folder: Path) -> Callable[[str], list[np.ndarray]]:
+    """Sinks for every recorded population.
+
+    Returns a function that, after the run, gives the spikes of a population slice by slice: (total steps, n) packed
+    along n, as the sinks left them.
+    """
+    parts = [(name, part) for name in spec.record for part in network.outputs[name]]
+    if spec.stock_io:
+        stock: dict[str, list[Any]] = {name: [] for name in spec.record}
+        for name, part in parts:
+            sink: Any = StockSink(shape=(part.stop - part.start,), buffer=spec.total_steps)
+            part.ports[0].connect(sink.a_in)
+            stock[name].append(sink)
+            network.processes.append(sink)
+        return lambda name: [np.packbits(sink.data.get().T != 0, axis=1) for sink in stock[name]]
+    paths: dict[str, list[Path]] = {name: [] for name in spec.record}
+    for first in range(0, len(parts), SINK_PORTS):
+        chosen = parts[first : first + SINK_PORTS]
+        files = [folder / f"spikes_{first + k}.npy" for k in range(len(chosen))]
+        sizes = [part.stop - part.start for _, part in chosen]
+        for path, size in zip(files, sizes, strict=True):
+            shape = (spec.total_steps, (size + 7) // 8)
+            np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+        sink = BitSink(sizes=sizes, paths=[str(path) for path in files])
+        for k, (name, part) in enumerate(chosen):
+            part.ports[0].connect(getattr(sink, f"a_in{k}"))
+            paths[name].append(files[k])
+        network.processes.append(sink)
+    return lambda name: [np.load(path, mmap_mode="r") for path in paths[name]]
+
+
+def link_strays(network: Network) -> int:
+    """Join processes that no connection joins to the first one, by synapses of weight zero, and return how many.
+
+    Lava runs what it reaches from one process; side by side networks would be left out without a word.
+    """
+    parent = {process: process for process in network.processes}
+
+    def root(process: Any) -> Any:
+        while parent[process] is not process:
+            parent[process] = process = parent[parent[process]]
+        return process
+
+    for process in network.processes:
+        for port in process.out_ports:
+            for target in port.out_connections:
+                parent[root(process)] = root(target.process)
+    hub = next(process for process in network.processes if isinstance(process, LIFReset))
+    links = 0
+    for process in list(network.processes):
+        if root(process) is not root(hub) and isinstance(process, LIFReset):
+            nothing = scipy.sparse.csr_matrix((process.a_in.shape[0], hub.s_out.shape[0]), dtype=np.int32)
+            link = Sparse(weights=nothing, sign_mode=SignMode.MIXED, num_message_bits=8, name=f"link{links}")
+            hub.s_out.connect(link.s_in)
+            link.a_out.connect(process.a_in)
+            network.processes.append(link)
+            parent[link] = parent[root(process)] = root(hub)
+            links += 1
+    return links
+
+
+def remember_process_models() -> None:
+    """Let Lava search the process models of a process class once; it executes whole folders for every process."""
+    search = ProcGroupDiGraphs._find_proc_models
+    if getattr(search, "remembers", False):
+        return
+    known: dict[type, list[Any]] = {}
+
+    def find(proc: Any) -> list[Any]:
+        if type(proc) not in known:
+            known[type(proc)] = search(proc)
+        return known[type(proc)]
+
+    find.remembers = True  # type: ignore[attr-defined]
+    ProcGroupDiGraphs._find_proc_models = staticmethod(find)
+
+
+class Run:
+    """One Lava runtime, watched: a process model that raises or dies ends the run instead of hanging it."""
+
+    POLL_S = 0.002
+
+    def __init__(self, lead: Any) -> None:
+        self.lead = lead
+        self.watching = False
+
+    def check(self) -> None:
+        """Raise LavaFailure when a process model has raised or its process has died."""
+        infrastructure = self.lead.runtime and self.lead.runtime._messaging_infrastructure
+        actors = infrastructure.actors if infrastructure else []
+        for actor in actors:
+            if actor.exception is not None:
+                error, trace = actor.exception
+                raise LavaFailure(f"a process model raised {type(error).__name__}: {error}\n{trace}")
+        for actor in actors:
+            if not actor.is_alive():
+                raise LavaFailure(f"a process of the Lava run died, exit code {actor.exitcode}")
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[None]:
+        """Turn the death of a child into LavaFailure, also while Lava's start waits for that child for ever."""
+
+        def on_child(*_: object) -> None:
+            if self.watching:
+                self.check()
+
+        before = signal.signal(signal.SIGCHLD, on_child)
+        self.watching = True
+        try:
+            yield
+        finally:
+            self.watching = False
+            signal.signal(signal.SIGCHLD, before)
+
+    def start(self) -> None:
+        remember_process_models()
+        self.lead.create_runtime(run_cfg=Loihi2SimCfg(select_tag="fixed_pt"))
+
+    def advance(self, steps: int) -> None:
+        """Run that many steps, then return; Lava's blocking run would never return after an error."""
+        runtime = self.lead.runtime
+        self.lead.run(condition=RunSteps(num_steps=steps, blocking=False))
+        checked = time.monotonic()
+        while not all(port.probe() for port in runtime.service_to_runtime):
+            time.sleep(self.POLL_S)
+            if time.monotonic() - checked > 1:
+                self.check()
+                checked = time.monotonic()
+        self.lead.wait()
+
+
+def allow_open_files(needed: int) -> None:
+    """Raise the soft limit of open files as far as is allowed.
+
+    Raises:
+        LavaFailure: the hard limit is too low for a network of this many processes.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        if hard != resource.RLIM_INFINITY and hard < needed:
+            raise LavaFailure(
+                f"Lava needs about {needed} open files for this network, the limit of this system is {hard}; "
+                "raise it (ulimit -Hn) or record fewer populations"
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def open_files_needed(network: Network) -> int:
+    """Open files of the process that builds the runtime: measured, 9 per process and 1 per channel, and a margin."""
+    channels = sum(len(port.out_connections) for process in network.processes for port in process.out_ports)
+    return 12 * len(network.processes) + 2 * channels + 200
+
+
+def collect(spec: _spec.Spec, recorded: Callable[[str], list[np.ndarray]], folder: Path) -> None:
+    """Cut the windows out of what the sinks hold: bits (samples, steps, ceil(n / 8)) and counts (samples, n)."""
+    block = max(1, 2**24 // max(spec.steps * max(spec.sizes.values()), 1))
+    for i, name in enumerate(spec.record):
+        size, depth = spec.sizes[name], spec.depths[name]
+        shape = (spec.samples, spec.steps, (size + 7) // 8)
+        bits = np.lib.format.open_memmap(folder / f"trace_{i}.npy", mode="w+", dtype=np.uint8, shape=shape)
+        counts = np.zeros((spec.samples, size), np.int32)
+        slices = recorded(name)
+        for first in range(0, spec.samples, block):
+            last = min(first + block, spec.samples)
+            rows = slice(depth + first * spec.steps, depth + last * spec.steps)
+            pieces = [
+                np.unpackbits(values[rows], axis=1, count=b - a)
+                for (a, b), values in zip(spec.bounds(name), slices, strict=True)
+            ]
+            spikes = np.concatenate(pieces, axis=1).reshape(last - first, spec.steps, size)
+            bits[first:last] = np.packbits(spikes, axis=2)
+            counts[first:last] = spikes.sum(axis=1)
+        bits.flush()
+        np.save(folder / f"counts_{i}.npy", counts)
+
+
+def execute(folder: Path) -> dict[str, Any]:
+    """Run the network of a spec folder on its inputs and leave the trace there; returns times and sizes."""
+    started = time.monotonic()
+    spec = _spec.read(folder)
+    if not spec.inputs:
+        raise LavaFailure("the spec folder holds no inputs, so there is nothing to run")
+    network = build(spec)
+    attach_inputs(network, spec)
+    recorded = attach_sinks(network, spec, folder)
+    links = link_strays(network)
+    allow_open_files(open_files_needed(network))
+    run = Run(next(process for process in network.processes if isinstance(process, LIFReset)))
+    report = _progress(folder)
+    with run.watch():
+        run.start()
+        running = time.monotonic()
+        # Small enough for a live bar, large enough that its cost does not show.
+        chunk = max(spec.steps, spec.total_steps // 50)
+        for done in range(0, spec.total_steps, chunk):
+            report(done, spec.total_steps)
+            run.advance(min(chunk, spec.total_steps - done))
+        ran = time.monotonic()
+        report(spec.total_steps, spec.total_steps)
+        collect(spec, recorded, folder)
+    return {
+        "processes": len(network.processes),
+        "links": links,
+        "total_steps": spec.total_steps,
+        "start_s": running - started,
+        "run_s": ran - running,
+        "collect_s": time.monotonic() - ran,
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "numpy": np.__version__,
+    }
+
+
+def _progress(folder: Path) -> Callable[[int, int], None]:
+    def report(done: int, total: int) -> None:
+        with open(folder / "progress", "a") as stream:
+            stream.write(f"{done} {total}\n")
+
+    return report
+
+
+def _write_whole(path: Path, content: dict[str, Any]) -> None:
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(content))
+    os.replace(temporary, path)
+
+
+def die_with_parent() -> None:
+    """Ask Linux to end this process when its parent dies, so that even kill -9 leaves no orphan."""
+    with contextlib.suppress(OSError, AttributeError):
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def main(arguments: list[str]) -> None:
+    """Run one spec folder and end this process group, whatever happened; the parent reads the files."""
+    folder = Path(arguments[0])
+    if os.getpgrp() != os.getpid():
+        os.setpgid(0, 0)
+    die_with_parent()
+    if len(arguments) > 1 and os.getppid() != int(arguments[1]):
+        return  # the parent was gone before the line above could take effect
+    os.register_at_fork(after_in_child=die_with_parent)
+    try:
+        _write_whole(folder / "result.json", execute(folder))
+    except _spec.SpecError as error:
+        fields = {"kind": "spec", "message": error.message, "where": error.where}
+        _write_whole(folder / "failure.json", {**fields, "got": str(error.got), "allowed": str(error.allowed)})
+    except BaseException as error:
+        _write_whole(
+            folder / "failure.json",
+            {"kind": "run", "message": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()},
+        )
+    # Lava's stop() takes its time and hangs after any error, and exit handlers would wait for its children. The
+    # resource tracker of the standard library ignores this signal and unlinks the shared memory.
+    os.killpg(0, signal.SIGTERM)
+    time.sleep(60)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
