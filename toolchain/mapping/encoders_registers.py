@@ -70,12 +70,12 @@ class Needs:
         return {width for width in found if width is not None}
 
 
-def list_words(bits: NDArray[np.int64], rule: Parameters) -> NDArray[np.int64]:
-    """Words of lists of so many bits: `end_bits` (6) must stay free behind the last entry.
+def list_words(bits: NDArray[np.int64], end_bits: int, word_bits: int) -> NDArray[np.int64]:
+    """Words of lists of so many bits: `end_bits` (6) stay free behind the last entry; no bits, no words.
 
     This equals the published form, ceil(S / 64), and one more where S % 64 is 0 or at least 59.
     """
-    return -(-(bits + rule["end_bits"]) // rule["word_bits"])
+    return np.where(bits == 0, 0, -(-(bits + end_bits) // word_bits))
 
 
 def narrowest(offered: Iterable[Widths], need: Widths) -> Widths | None:
@@ -175,7 +175,7 @@ class Search:
         key = (pair, tuple(table.get((kind, mode), ()) for mode in SIGN_MODES_OF[pair[1]]))
         if key not in self._words:
             bits = self.bits(pair, table)
-            self._words[key] = np.where(bits == 0, 0, list_words(bits, self.rule))
+            self._words[key] = list_words(bits, self.rule["end_bits"], self.rule["word_bits"])
         return self._words[key]
 
     def total(self, table: Table) -> int:
@@ -225,16 +225,17 @@ def choose_registers(search: Search, limit: int) -> Table:
     An addition is one register, or the widest pair of a sign-shared combination.
 
     Raises:
-        SnncError: not even one combination can be written with so many registers.
+        SnncError: every combination needs more registers.
     """
     starts = sorted(
         (search.total(table), _size(table), sorted(table.items())) for table in search.starts() if _size(table) <= limit
     )
-    if not starts or starts[0][0] >= IMPOSSIBLE:
+    if not starts:
         raise SnncError(
-            "no allowed combination of encoding and sign mode can write every list of this slice",
-            got=f"{limit} format registers",
-            remedy="allow more registers, more combinations, or more weight bits",
+            "too few format registers for any of the combinations",
+            got=limit,
+            allowed=f"at least {min(_size(table) for table in search.starts())}",
+            remedy="allow more registers or the combination one_list, or place fewer slices on this core",
         )
     table, words = dict(starts[0][2]), starts[0][0]
     additions: list[tuple[tuple[Group, Widths], ...]] = [(single,) for single in search.single()]

@@ -34,6 +34,7 @@ from toolchain.ir.connectivity import Connectivity
 from toolchain.mapping.encoders import entries, ragged_arange, sign_lists
 from toolchain.mapping.encoders_registers import (
     SIGN_MODES_OF,
+    list_words,
     narrowest,
     table_of,
     widths_needed,
@@ -47,7 +48,7 @@ from toolchain.mapping.synapse_memory import (
     cumulated,
 )
 
-ID_BITS, COUNT_BITS, WORD_BITS = 4, 6, 64
+ID_BITS, COUNT_BITS, END_BITS, WORD_BITS = 4, 6, 6, 64
 REGISTERS = (1 << ID_BITS) - 1  # numbers 1 to 15
 
 
@@ -239,7 +240,7 @@ def _write(
     before = cumulated(in_list)[:-1]
     start = np.empty_like(size)
     start[order] = list_start[row[order]] + (ends - size[order]) - before[row[order]]
-    if np.any(-(-(in_list + 6) // WORD_BITS)[in_list > 0] != allowed[in_list > 0]):
+    if np.any(list_words(in_list, END_BITS, WORD_BITS) != allowed):
         raise SnncError("a list's image and its account differ in length: a fault of the account, please report it")
     at = 0
     for piece in pieces:
@@ -278,7 +279,7 @@ def decode(image: SynapseImage) -> SynapseLists:
 
     Raises:
         ImageError: an entry names no register, runs past its list, or leaves the compartments of the slice, a synapse
-            comes twice, or a list has no end.
+            comes twice, or a list has no end or goes on behind it.
     """
     limit_bits = image.list_words * WORD_BITS
     base = cumulated(image.list_words)[:-1] * WORD_BITS
@@ -318,6 +319,9 @@ def decode(image: SynapseImage) -> SynapseLists:
         counts_.append(count)
         prefixes_.append(prefix)
         at[rows] += size
+    wrong = list_words(at, END_BITS, WORD_BITS) != image.list_words
+    if np.any(wrong):
+        raise ImageError("a list is longer than its entries", where=f"source {int(np.flatnonzero(wrong)[0])}")
     empty = np.zeros(0, np.int64)
     row, start, number, count, prefix = (
         np.concatenate(parts) if parts else empty for parts in (rows_, starts_, numbers_, counts_, prefixes_)
@@ -497,9 +501,9 @@ def _read_slice(entry: dict[str, Any], data: bytes, at: int) -> tuple[SynapseIma
     end = at + 2 * n_sources + marks + 8 * n_words
     if end > len(data):
         raise ValueError(f"slice {name!r} runs past the end of the file")
-    list_words = np.frombuffer(data, "<u2", n_sources, at).astype(np.int64)
-    if int(list_words.sum()) != n_words:
-        raise ValueError(f"the lists of slice {name!r} have {int(list_words.sum())} words, not {n_words}")
+    lengths = np.frombuffer(data, "<u2", n_sources, at).astype(np.int64)
+    if int(lengths.sum()) != n_words:
+        raise ValueError(f"the lists of slice {name!r} have {int(lengths.sum())} words, not {n_words}")
     at += 2 * n_sources
     gapped = np.unpackbits(np.frombuffer(data, np.uint8, marks, at), count=n_sources, bitorder="little")
     words = np.frombuffer(data, "<u8", n_words, at + marks).astype(np.uint64)
@@ -510,7 +514,7 @@ def _read_slice(entry: dict[str, Any], data: bytes, at: int) -> tuple[SynapseIma
         formats[int(number)] = _format(fields)
     image = SynapseImage(
         words,
-        list_words,
+        lengths,
         gapped.astype(bool),
         n_targets,
         _whole(entry, "weight_bits", 1, 8),

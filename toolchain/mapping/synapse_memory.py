@@ -10,6 +10,11 @@ Every entry names one of the core's few *format registers*, which hold the encod
 widths. The rule for one list takes the narrowest widths for each entry; a core that has seven registers cannot
 offer all of them at once, so a slice is charged with the widths of the registers that it really gets (encoders.py
 cuts the lists, encoders_registers.py chooses, cost_models.py adds up).
+
+What a partitioner may rely on (tested): with given registers, or as many as are needed, a list's cost depends on that
+list alone and never falls when targets are appended behind its last one. It may fall when a target is inserted: a
+filled gap joins two entries, or pushes a far index into the next one. Cutting a window from the front renumbers
+the targets and so may do either.
 """
 
 from __future__ import annotations
