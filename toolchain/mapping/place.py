@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from toolchain.errors import SnncError
 from toolchain.ir import Program
@@ -94,10 +95,10 @@ def place(
     Chips are filled in core order; output axons that cross chips are charged one entry more.
     """
     groups = _first_fit(program, cut.slices, costing, limits) if share_cores else [[s] for s in cut.slices]
-    order = {id(s): k for k, s in enumerate(cut.slices)}
+    rank = {(s.population, s.start): k for k, s in enumerate(cut.slices)}
     for group in groups:
-        group.sort(key=lambda s: _rank(s, cut.slices, order))
-    groups.sort(key=lambda group: _rank(group[0], cut.slices, order))
+        group.sort(key=lambda s: rank[s.population, s.start])
+    groups.sort(key=lambda group: rank[group[0].population, group[0].start])
     cores = [
         Core(k, k // cores_per_chip, tuple(group), sum((s.usage for s in group), Usage()))
         for k, group in enumerate(groups)
@@ -112,32 +113,31 @@ def place(
     )
 
 
-def _rank(s: Slice, slices: tuple[Slice, ...], order: dict[int, int]) -> int:
-    """A slice's place in program order; one that was costed again keeps the place of its neurons."""
-    if id(s) in order:
-        return order[id(s)]
-    return next(k for k, o in enumerate(slices) if (o.population, o.start) == (s.population, s.start))
-
-
 def _first_fit(program: Program, slices: tuple[Slice, ...], costing: Costing, limits: Limits) -> list[list[Slice]]:
     lists = chip_lists(program)
-
-    def fullness(s: Slice) -> float:
-        return max((limit.share for limit in limits(s.usage)), default=0.0)
-
+    # Used parts of the limits that add up, one row a core: tells in one comparison which cores have room at all.
+    parts = [_additive_shares(s.usage, limits) for s in slices]
+    room = np.ones((len(slices), parts[0].size if parts else 0))
     groups: list[list[Slice]] = []
     totals: list[Usage] = []
-    for s in sorted(slices, key=lambda s: -fullness(s)):
-        for k, total in enumerate(totals):
-            fitted = _fit(s, total, lists, costing, limits)
+    for k in sorted(range(len(slices)), key=lambda k: -float(parts[k].max(initial=0.0))):
+        for core in np.flatnonzero((room[: len(groups)] >= parts[k] - 1e-9).all(axis=1)):
+            fitted = _fit(slices[k], totals[core], lists, costing, limits)
             if fitted is not None:
-                groups[k].append(fitted)
-                totals[k] = total + fitted.usage
+                groups[core].append(fitted)
+                totals[core] = totals[core] + fitted.usage
+                room[core] = 1.0 - _additive_shares(totals[core], limits)
                 break
         else:
-            groups.append([s])
-            totals.append(s.usage)
+            room[len(groups)] = 1.0 - parts[k]
+            groups.append([slices[k]])
+            totals.append(slices[k].usage)
     return groups
+
+
+def _additive_shares(usage: Usage, limits: Limits) -> NDArray[np.float64]:
+    bare = replace(usage, formats=frozenset(), largest_list_words=0)
+    return np.array([limit.share for limit in limits(bare)])
 
 
 def _fit(s: Slice, total: Usage, lists: dict[str, Any], costing: Costing, limits: Limits) -> Slice | None:
