@@ -135,7 +135,7 @@ def write_build(
 def core_image(state: Compilation, core: Core) -> dict[str, Any]:
     """The synapse memory of one core: "connection -> slice" -> encoded words. All slices share its format registers."""
     lists = chip_lists(state.program)
-    numbers = {chosen: k for k, chosen in enumerate(sorted(core.usage.formats))}
+    numbers = {chosen: k for k, chosen in enumerate(sorted(core.usage.formats), start=1)}
     return {
         f"{name} -> {s}": encode(lists[name].window(targets=(s.start, s.stop)), cost, state.costing.parameters, numbers)
         for s in core.slices

@@ -6,6 +6,7 @@ import hashlib
 import json
 import struct
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,11 @@ def without_zeros(lists: SynapseLists) -> SynapseLists:
 def assert_same(found: SynapseLists, lists: SynapseLists) -> None:
     assert found.connectivity == lists.connectivity
     assert np.array_equal(found.mantissas, lists.mantissas)
-    assert (found.weight_bits, found.delay_bits) == (lists.weight_bits, lists.delay_bits)
+    assert (found.weight_bits, found.delay_bits, found.weight_exponent) == (
+        lists.weight_bits,
+        lists.delay_bits,
+        lists.weight_exponent,
+    )
 
 
 def image_of(lists: SynapseLists, choice: FormatChoice | None = None) -> SynapseImage:
@@ -155,6 +160,7 @@ def test_the_end_of_a_list_is_marked_wherever_it_falls() -> None:
 
 def test_several_slices_of_a_core_share_numbered_registers(tmp_path: Path) -> None:
     first, second = random_lists(1, 20, 100, 0.1), random_lists(2, 10, 60, 0.5, 4)
+    second = replace(second, weight_exponent=3)
     costs = [cost_slice("nxtf", lists, RULE, FormatChoice(max_formats=3)) for lists in (first, second)]
     table = sorted({one for cost in costs for one in cost.formats})
     numbers = {one: 15 - k for k, one in enumerate(table)}
@@ -247,6 +253,7 @@ def forged(data: bytes, change: object) -> bytes:
         ("weight_bits", 0),
         ("weight_bits", 999999),
         ("delay_bits", 3),
+        ("weight_exponent", 1 << 40),
         ("name", ["fc1"]),
         ("formats", {"16": {}}),
         ("formats", {"0": {}}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -283,6 +284,21 @@ def test_given_registers_that_do_not_hold_a_list_are_refused() -> None:
     with pytest.raises(SnncError, match="no register of the slice") as refused:
         cost_slice("nxtf", lists_of([([3], [1]), ([70], [1])]), RULE, FormatChoice(formats=narrow))
     assert "source 1" in str(refused.value)
+
+
+def test_registers_of_another_weight_scale_or_width_are_of_no_use() -> None:
+    lists = random_lists(12, 20, 100, 0.2)
+    own = cost_slice("nxtf", lists, RULE).formats
+    for other in ({"weight_exponent": 1}, {"weight_bits": 4}, {"delay_bits": 3}):
+        foreign = tuple(replace(one, **other) for one in own)
+        with pytest.raises(SnncError, match="no register of the slice"):
+            cost_slice("nxtf", lists, RULE, FormatChoice(formats=foreign))
+        mixed = cost_slice("nxtf", lists, RULE, FormatChoice(formats=(*foreign, *own)))
+        assert set(mixed.formats) <= set(own)
+    shifted = replace(lists, weight_exponent=2)
+    cost = cost_slice("nxtf", shifted, RULE)
+    assert {one.weight_exponent for one in cost.formats} == {2}
+    assert cost.words == cost_slice("nxtf", lists, RULE).words
 
 
 def test_seven_bits_are_stored_in_eight_and_the_rest_is_padding() -> None:

@@ -88,7 +88,7 @@ def cost_nxtf(lists: SynapseLists, parameters: Parameters, choice: FormatChoice)
     needs = gather(lists, choice.encodings, choice.sign_lists, weight_bits, parameters)
     search = Search(needs, choice, per_synapse, parameters)
     if choice.formats is not None:
-        table = table_of(choice.formats)
+        table = table_of(choice.formats, lists, weight_bits)
     elif choice.max_formats is None:
         table = every_register(search)
     else:
@@ -137,7 +137,7 @@ def cost_nxtf(lists: SynapseLists, parameters: Parameters, choice: FormatChoice)
         padding_bits=total * parameters["word_bits"] - payload - index - header,
         combination=np.where(fan_out > 0, winner, -1).astype(np.int8),
         combinations=names,
-        formats=formats_of(used, weight_bits, lists.delay_bits),
+        formats=formats_of(used, lists, weight_bits),
         max_formats=choice.max_formats if choice.formats is None else len(choice.formats),
     )
 

@@ -1,9 +1,10 @@
 """Which format registers a core gets, and what its lists then cost (rule `nxtf`).
 
-A register fixes encoding, sign mode, weight bits, delay bits, index bits and skip bits. This is what Intel's
-compiler stores in one (its format record has these fields, and an index offset and multiplier that a dense slice
-leaves alone); it allows itself seven a core, and merges formats to the wider widths when it needs more. Here the
-registers are chosen instead: from one that writes every list, registers are added as long as one saves words.
+A register fixes encoding, sign mode, weight bits, delay bits, index bits, skip bits and the weight exponent. The first
+six are in the format record of Intel's compiler (with an index offset and multiplier that a dense slice leaves alone);
+the exponent nengo-loihi writes to the same register. Intel's compiler allows itself seven a core and merges formats to
+the wider widths when it needs more. Here the registers are chosen instead: from the fewest that write every list,
+registers are added as long as one saves words.
 
 An entry takes the narrowest register that holds it: skip bits first (they are paid for every synapse), then index
 bits. Number 0 is never given to a register: nengo-loihi keeps it unused, and Intel's limit of 7 with the plan
@@ -264,20 +265,25 @@ def every_register(search: Search) -> Table:
     return table
 
 
-def table_of(formats: Iterable[Format]) -> Table:
-    """The table that these registers make."""
+def table_of(formats: Iterable[Format], lists: SynapseLists, weight_bits: int) -> Table:
+    """The table that these registers make for a slice stored with so many weight bits; others are left out."""
     table: Table = {}
     for one in formats:
-        table = _with(table, [((one.encoding, one.sign_mode), (one.index_bits, one.skip_bits))])
+        if one == _format(one.encoding, one.sign_mode, one.index_bits, one.skip_bits, lists, weight_bits):
+            table = _with(table, [((one.encoding, one.sign_mode), (one.index_bits, one.skip_bits))])
     return table
 
 
-def formats_of(table: Table, weight_bits: int, delay_bits: int) -> tuple[Format, ...]:
-    """The registers of a table, in a fixed order."""
+def formats_of(table: Table, lists: SynapseLists, weight_bits: int) -> tuple[Format, ...]:
+    """The registers of a slice's table, in a fixed order."""
     return tuple(
         sorted(
-            Format(kind, mode, weight_bits, delay_bits, index, skip)
+            _format(kind, mode, index, skip, lists, weight_bits)
             for (kind, mode), widths in table.items()
             for index, skip in widths
         )
     )
+
+
+def _format(kind: str, mode: str, index_bits: int, skip_bits: int, lists: SynapseLists, weight_bits: int) -> Format:
+    return Format(kind, mode, weight_bits, lists.delay_bits, index_bits, skip_bits, lists.weight_exponent)

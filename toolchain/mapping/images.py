@@ -59,7 +59,7 @@ class SynapseImage:
     words: uint64. list_words: int64, shape (n_sources,), words of each list, 0 where a source has none; lists follow
     each other. gapped: bool, shape (n_sources,), lists written with gaps (DENSE2), whose zeros are no synapses; the
     memory itself does not say so, and a core does not care. formats: register number -> what it holds.
-    weight_bits, delay_bits: those of the slice.
+    weight_bits, delay_bits, weight_exponent: those of the slice.
     """
 
     words: NDArray[np.uint64]
@@ -69,6 +69,7 @@ class SynapseImage:
     weight_bits: int
     delay_bits: int
     formats: Mapping[int, Format]
+    weight_exponent: int = 0
 
     @property
     def n_sources(self) -> int:
@@ -132,6 +133,7 @@ def encode(
         lists.weight_bits,
         lists.delay_bits,
         {numbers[one]: one for one in cost.formats},
+        lists.weight_exponent,
     )
 
 
@@ -170,8 +172,8 @@ def _pieces(
     fan_out = np.where(chosen, whole.fan_out, 0)
     indptr, targets, mantissas = cumulated(fan_out), whole.targets[mine], lists.mantissas[mine]
     parts = sign_lists(indptr, mantissas)
-    table, kind = table_of(cost.formats), REGISTER_KIND[encoding]
     weight_bits = cost.formats[0].weight_bits
+    table, kind = table_of(cost.formats, lists, weight_bits), REGISTER_KIND[encoding]
     out = []
     for rank, mode in enumerate(SIGN_MODES_OF[signs]):
         pointers, kept = parts[mode]
@@ -187,7 +189,8 @@ def _pieces(
         ]
         assert len(taken) == len(classes), "the account chose registers that hold every entry"
         widths = np.array(taken, np.int64)[which]
-        ids = np.array([numbers[Format(kind, mode, weight_bits, 0, i, k)] for i, k in taken], np.int64)[which]
+        registers = [Format(kind, mode, weight_bits, 0, i, k, lists.weight_exponent) for i, k in taken]
+        ids = np.array([numbers[register] for register in registers], np.int64)[which]
         # One slot a stored synapse; only DENSE2 has slots without a synapse, they keep weight 0.
         slot_start = cumulated(found.stored)[:-1]
         real = found.stop - found.start
@@ -400,6 +403,7 @@ def _lists(
         mantissa.astype(np.int16),
         image.weight_bits,
         image.delay_bits,
+        image.weight_exponent,
     )
 
 
@@ -411,7 +415,7 @@ _VERSION = 1
 _HEAD = struct.Struct("<8sIIQ32s")
 _LARGEST_INDEX = 1 << 20
 _LARGEST_FILE = 1 << 28
-_SLICE_KEYS = {"name", "n_sources", "n_targets", "n_words", "weight_bits", "delay_bits", "formats"}
+_SLICE_KEYS = {"name", "n_sources", "n_targets", "n_words", "weight_bits", "delay_bits", "weight_exponent", "formats"}
 
 
 def write_core_image(path: str | os.PathLike[str], slices: Mapping[str, SynapseImage]) -> None:
@@ -429,6 +433,7 @@ def write_core_image(path: str | os.PathLike[str], slices: Mapping[str, SynapseI
                 "n_words": len(image.words),
                 "weight_bits": image.weight_bits,
                 "delay_bits": image.delay_bits,
+                "weight_exponent": image.weight_exponent,
                 "formats": {str(number): asdict(one) for number, one in sorted(image.formats.items())},
             }
         )
@@ -520,6 +525,7 @@ def _read_slice(entry: dict[str, Any], data: bytes, at: int) -> tuple[SynapseIma
         _whole(entry, "weight_bits", 1, 8),
         _whole(entry, "delay_bits", 0, 0),
         formats,
+        _whole(entry, "weight_exponent", -64, 64),
     )
     return image, end
 
@@ -543,6 +549,7 @@ def _format(fields: dict[str, Any]) -> Format:
             "delay_bits": (0, 0),
             "index_bits": (1, 12),
             "skip_bits": (0, 8),
+            "weight_exponent": (-64, 64),
         }.items()
     }
     return Format(fields["encoding"], fields["sign_mode"], **bits)

@@ -20,7 +20,7 @@ the targets and so may do either.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, Protocol, cast
 
@@ -60,17 +60,24 @@ class SynapseLists:
 
     connectivity: n_sources lists; its targets are local compartment indices, strictly ascending in a list.
     mantissas: integer, shape (n_synapses,), in the order of the targets. weight_bits, delay_bits: bits of each.
+    weight_exponent: weight = mantissa * 2**weight_exponent; it costs no bits, but a register holds only one.
     """
 
     connectivity: Connectivity
     mantissas: NDArray[np.integer]
     weight_bits: int
     delay_bits: int = 0
+    weight_exponent: int = 0
 
     @classmethod
     def of(cls, synapses: IntegerSynapses) -> SynapseLists:
         """All synapses of a connection as one slice."""
-        return cls(synapses.connectivity, synapses.mantissa, synapses.weight_bits)
+        return cls(
+            synapses.connectivity,
+            synapses.mantissa,
+            synapses.weight_bits,
+            weight_exponent=synapses.exponent,
+        )
 
     def window(self, sources: tuple[int, int] | None = None, targets: tuple[int, int] | None = None) -> SynapseLists:
         """The part between two source numbers and two target numbers (each first, last + 1), renumbered from 0."""
@@ -85,12 +92,15 @@ class SynapseLists:
             indptr = cumulated(inside)[indptr]
             kept, mantissas = kept[inside] - np.int32(low), mantissas[inside]
         chosen = Connectivity(stop - first, high - low, indptr, kept)
-        return SynapseLists(chosen, mantissas, self.weight_bits, self.delay_bits)
+        return replace(self, connectivity=chosen, mantissas=mantissas)
 
 
 @dataclass(frozen=True, order=True)
 class Format:
-    """What one format register of a core holds, so far as it decides the number of bits."""
+    """What one format register of a core holds, so far as slices of our kind differ in it.
+
+    The exponent decides no bits, but layers of different weight scale cannot share a register.
+    """
 
     encoding: str  # sparse, runlength or dense
     sign_mode: str  # mixed, excitatory or inhibitory
@@ -98,6 +108,7 @@ class Format:
     delay_bits: int
     index_bits: int
     skip_bits: int  # 0 except for runlength
+    weight_exponent: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +163,8 @@ class SliceCost:
 class FormatChoice:
     """What a slice may use: encodings, sign lists, and how many format registers (None: as many as it likes).
 
-    `formats` fixes the registers instead of searching for the best ones. With fixed registers the cost of a list
+    `formats` fixes the registers instead of searching for the best ones; those with other weight bits, delay bits or
+    exponent than the slice has are of no use to it. With fixed registers the cost of a list
     depends on that list alone, so slices may be cut by sources and their costs added.
     """
 
