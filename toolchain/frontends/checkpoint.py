@@ -370,6 +370,9 @@ class _Model:
         """Where the network comes from, as text: versions, seed, and the plain metrics of training."""
         entries = {f"trained_with.{key}": value for key, value in versions.items()}
         entries["seed"] = self._int(self.content, "seed", "")
+        data = self._mapping(self.content, "recipe", "").get("data")
+        if isinstance(data, Mapping) and "dataset" in data:
+            entries["dataset"] = data["dataset"]  # so that a build can be simulated on what it was trained for
         entries.update({f"trained.{key}": value for key, value in self._mapping(self.content, "metrics", "").items()})
         return {key: str(value) for key, value in entries.items() if isinstance(value, (str, int, float))}
 
