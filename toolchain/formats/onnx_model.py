@@ -281,7 +281,7 @@ def _integer_sum(build: _Builder, source: Input, c: IntegerConnection) -> str:
     size = synapses.connectivity.n_targets
     a = build.value(f"{c.name}.a", TensorProto.INT64, size)
     build.node(
-        "IntegerSynapses" if _fits_int32(c, source.payload_max if from_input else 1) else "WideIntegerSynapses",
+        _operator(c, source.payload_max if from_input else 1),
         c.name,
         [f"{c.source}.spikes", f"{c.name}.mantissas"],
         [a],
@@ -297,12 +297,14 @@ def _integer_sum(build: _Builder, source: Input, c: IntegerConnection) -> str:
     return injected
 
 
-def _fits_int32(c: IntegerConnection, payload: int) -> bool:
-    """Whether no sum of the connection can leave the 32 bits of MatMulInteger, whatever the spikes."""
+def _operator(c: IntegerConnection, payload: int) -> str:
+    """The cheap product, unless a sum could leave its 32 bits, whatever the spikes."""
+    if not c.synapses.connectivity.n_sources:
+        return "WideIntegerSynapses"  # ONNX Runtime 1.32 leaves an empty MatMulInteger's result uninitialised
     # Double precision is exact here: magnitudes are at most 255, so sums stay far below 2**53.
     magnitude = np.abs(c.synapses.mantissa.astype(np.float64))
     largest = np.bincount(c.synapses.connectivity.targets, weights=magnitude).max(initial=0.0)
-    return int(largest) * payload <= INT32_MAX
+    return "IntegerSynapses" if int(largest) * payload <= INT32_MAX else "WideIntegerSynapses"
 
 
 def _mantissas(c: IntegerConnection, *, data: bool) -> SparseTensorProto:

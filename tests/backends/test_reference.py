@@ -1,0 +1,273 @@
+"""The reference simulator against the rule written out neuron by neuron, with the registers between layers.
+
+`naive` is one long run without a gap, as a chip does it: a spike waits one step in a register, samples follow each
+other, and every population's state is cleared where its own window begins. That the reference equals it, with no
+delays and each sample alone, is the claim on which every window in the toolchain rests.
+"""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from strategies import may_wrap, programs, programs_and_samples
+
+from toolchain.backends import reference
+from toolchain.errors import SnncError
+from toolchain.ir import (
+    Compartments,
+    Connectivity,
+    CurrentInput,
+    GradedInput,
+    IntegerConnection,
+    IntegerSynapses,
+    Program,
+    RateInput,
+)
+
+
+def trunc_decay(state: int, amount: int) -> int:
+    """state * (4096 - amount) / 4096, rounded toward zero."""
+    product = state * (4096 - amount)
+    return product // 4096 if product >= 0 else -(-product // 4096)
+
+
+def step_neuron(u: int, v: int, a: int, p: Compartments, neuron: int, bias: int) -> tuple[int, int, int]:
+    u = trunc_decay(u, p.du) + a * 64
+    if u > 2**23:
+        u -= 2**24
+    if u <= -(2**23):
+        u += 2**24
+    v = trunc_decay(v, p.dv) + u + bias
+    v = max(-(2**23 - 1), min(2**23 - 1, v))
+    if v > p.vth * 64:
+        return u, 0, 1
+    return u, v, 0
+
+
+def naive(program: Program, samples) -> dict[str, np.ndarray]:
+    """Spikes name -> (n_samples, steps, size) from one long run, neuron by neuron, with explicit delay registers."""
+    entry, steps = program.input, program.steps
+    depth = {entry.name: 0}
+    for p in program.populations:
+        depth[p.name] = 1 + max(depth[c.source] for c in program.connections if c.target == p.name)
+    lists = {}
+    for c in program.connections:
+        synapses, shape = c.synapses, c.synapses.connectivity
+        lists[c.name] = [
+            [
+                (int(shape.targets[k]), int(synapses.mantissa[k]) * 2**synapses.exponent)
+                for k in range(shape.indptr[i], shape.indptr[i + 1])
+            ]
+            for i in range(shape.n_sources)
+        ]
+    u = {p.name: [0] * p.size for p in program.populations}
+    v = {p.name: [0] * p.size for p in program.populations}
+    entry_u, entry_v = [0] * entry.size, [0] * entry.size
+    register = {name: [] for name in depth}  # what was sent at the step before: pairs of neuron and payload
+    out = {entry.name: np.zeros((len(samples), steps, entry.size), np.uint8)}
+    out |= {p.name: np.zeros((len(samples), steps, p.size), np.uint8) for p in program.populations}
+    for now in range(len(samples) * steps + max(depth.values())):
+        arrived, register = register, {name: [] for name in depth}
+        # The input: its window starts with the run.
+        k, t = divmod(now, steps)
+        if k < len(samples):
+            if t == 0:
+                entry_u, entry_v = [0] * entry.size, [0] * entry.size
+            for i, channel in enumerate(entry.channels):
+                x = int(samples[k, channel])
+                payload = x
+                if isinstance(entry, RateInput):
+                    neuron = Compartments("", 1, 4096, 0, entry.threshold, np.zeros(1, np.int16))
+                    entry_u[i], entry_v[i], payload = step_neuron(entry_u[i], entry_v[i], 0, neuron, i, x * 64)
+                if payload:
+                    register[entry.name].append((i, payload))
+                    out[entry.name][k, t, i] = 1
+        for p in program.populations:
+            k, t = divmod(now - depth[p.name], steps)
+            if not (now >= depth[p.name] and k < len(samples)):
+                continue
+            if t == 0:
+                u[p.name], v[p.name] = [0] * p.size, [0] * p.size
+            a = [0] * p.size
+            for c in program.connections:
+                if c.target != p.name:
+                    continue
+                total = [0] * p.size
+                for source, payload in arrived[c.source]:
+                    for target, weight in lists[c.name][source]:
+                        total[target] += weight * payload
+                if c.source == entry.name and isinstance(entry, CurrentInput):
+                    half = 2**entry.shift // 2
+                    total = [max(-4095, min(4095, (s + half) // 2**entry.shift)) for s in total]
+                a = [x + y for x, y in zip(a, total, strict=True)]
+            for i in range(p.size):
+                bias = int(p.bias_mantissa[i]) * 2**p.bias_exponent
+                u[p.name][i], v[p.name][i], fired = step_neuron(u[p.name][i], v[p.name][i], a[i], p, i, bias)
+                if fired:
+                    register[p.name].append((i, 1))
+                    out[p.name][k, t, i] = 1
+    return out
+
+
+def assert_equals_naive(program: Program, samples) -> None:
+    trace = reference.run(program, samples)
+    expected = naive(program, samples)
+    assert set(trace.spikes) == set(expected)
+    for name, spikes in expected.items():
+        assert np.array_equal(trace.spikes[name], spikes), name
+        assert np.array_equal(trace.counts[name], spikes.sum(axis=1)), name
+
+
+@settings(max_examples=150)
+@given(programs_and_samples())
+def test_equals_one_long_run_with_delays(case):
+    assert_equals_naive(*case)
+
+
+@settings(max_examples=50)
+@given(programs_and_samples(may_wrap=True))
+def test_equals_it_where_currents_wrap(case):
+    assert_equals_naive(*case)
+
+
+@given(programs())
+def test_random_programs_stay_within_24_bits(program):
+    assert not may_wrap(program)
+
+
+# Small networks, computed by hand.
+
+
+def one_neuron(weight=1, *, x_max=1, du=4096, dv=0, vth=1, bias=0, steps=4, entry=None) -> Program:
+    """One input neuron, one synapse, one neuron. By default the input spikes at every step for x = 255."""
+    entry = entry or RateInput("input", 1, np.zeros(1, np.int32))
+    synapse = Connectivity(1, 1, np.array([0, 1]), np.zeros(1, np.int32))
+    return Program(
+        "one",
+        entry,
+        (Compartments("out", 1, du, dv, vth, np.full(1, bias, np.int16)),),
+        (
+            IntegerConnection(
+                "w", "input", "out", IntegerSynapses(synapse, np.full(1, weight, np.int16), 0, 8, "mixed")
+            ),
+        ),
+        steps,
+    )
+
+
+def spikes(program: Program, value: int) -> list[int]:
+    return reference.run(program, np.array([[value]], np.uint8)).spikes["out"][0, :, 0].tolist()
+
+
+def test_integration_and_strict_threshold():
+    # v: 1, 2 (not above 2), 3 spikes and starts again.
+    assert spikes(one_neuron(1, vth=2, steps=7), 255) == [0, 0, 1, 0, 0, 1, 0]
+
+
+def test_membrane_decay_rounds_toward_zero():
+    # dv 2048 halves: v is 64 a step; 64, 96, 112, 120, 124, 126, 127, 127: never above 2 * 64.
+    assert spikes(one_neuron(1, dv=2048, vth=2, steps=12), 255) == [0] * 12
+    # The bias adds 2**6 more, so twice the limit is approached and passed.
+    assert spikes(one_neuron(1, dv=2048, vth=2, bias=1, steps=4), 255) == [0, 1, 0, 1]
+
+
+def test_negative_state_decays_toward_zero():
+    # v: -64 then trunc(-64 * 3/4096) = 0 each step: rounding down would give -1 - 64.
+    u, v, _ = Compartments("n", 1, 4096, 4093, 0, np.zeros(1, np.int16)).step(
+        np.zeros((1, 1), np.int64), np.full((1, 1), -64), np.zeros((1, 1), np.int64)
+    )
+    assert (int(u[0, 0]), int(v[0, 0])) == (0, 0)
+
+
+def test_current_decay():
+    # du 2048: u is 64, 96, 112, 120 and v its sum 64, 160, 272, 392: above 4 * 64 at the third step.
+    assert spikes(one_neuron(1, du=2048, vth=4, steps=4), 255) == [0, 0, 1, 0]
+
+
+def test_inhibition_and_bias():
+    assert spikes(one_neuron(-3, vth=0, bias=2), 255) == [0, 0, 0, 0]
+    assert spikes(one_neuron(-3, vth=0, bias=2), 0) == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("x", "expected"),
+    [
+        (0, [0] * 6),
+        (255, [1] * 6),
+        (254, [0, 1, 0, 1, 0, 1]),
+        (128, [0, 1, 0, 1, 0, 1]),
+        (127, [0, 0, 1, 0, 0, 1]),
+        (85, [0, 0, 1, 0, 0, 1]),
+        (84, [0, 0, 0, 1, 0, 0]),
+    ],
+)
+def test_rate_coding(x, expected):
+    """Pixel 255 spikes every step, 128 to 254 every second, 85 to 127 every third."""
+    entry = RateInput("input", 1, np.zeros(1, np.int32))
+    assert entry.encode(np.array([[x]], np.uint8), 6)[:, 0, 0].tolist() == expected
+
+
+def test_graded_payload_multiplies():
+    entry = GradedInput("input", 1, np.zeros(1, np.int32))
+    # 3 * 20 = 60 a step against a threshold of 100: 60, 120 spikes.
+    assert spikes(one_neuron(3, vth=100, entry=entry), 20) == [0, 1, 0, 1]
+
+
+def test_current_is_rounded_and_clipped():
+    entry = CurrentInput("input", 1, np.zeros(1, np.int32), shift=1)
+    assert entry.inject(np.array([5, 4, -5, -4, 10_000, -10_000])).tolist() == [3, 2, -2, -2, 4095, -4095]
+    # 127 * 255 = 32385, halved and rounded 16193, clipped to 4095: above 4094, not above 4095.
+    assert spikes(one_neuron(127, vth=4094, entry=entry), 255) == [1, 1, 1, 1]
+    # The leakiest membrane keeps trunc(262080 / 4096) = 63 of a step, so every second step passes 4095 * 64.
+    assert spikes(one_neuron(127, vth=4095, dv=4095, entry=entry), 255) == [0, 1, 0, 1]
+
+
+def test_state_is_cleared_between_samples():
+    program = one_neuron(1, vth=2, steps=2)
+    trace = reference.run(program, np.full((3, 1), 255, np.uint8))
+    assert not trace.spikes["out"].any()  # 2 steps reach 2, and each sample starts at 0
+
+
+def test_ties_go_to_the_lowest_index():
+    synapses = Connectivity(1, 3, np.array([0, 3]), np.arange(3, dtype=np.int32))
+    program = Program(
+        "tie",
+        RateInput("input", 1, np.zeros(1, np.int32)),
+        (Compartments("out", 3, 4096, 0, 0, np.zeros(3, np.int16)),),
+        (
+            IntegerConnection(
+                "w", "input", "out", IntegerSynapses(synapses, np.array([0, 1, 1], np.int16), 0, 8, "mixed")
+            ),
+        ),
+        2,
+    )
+    assert reference.run(program, np.array([[255], [0]], np.uint8)).decisions.tolist() == [1, 0]
+
+
+def test_records_what_was_asked_and_counts_all():
+    program = one_neuron()
+    trace = reference.run(program, np.array([[255]], np.uint8), record=["out"])
+    assert set(trace.spikes) == {"out"}
+    assert set(trace.counts) == {"input", "out"}
+
+
+def test_progress_and_batches():
+    done = []
+    samples = np.arange(1100, dtype=np.int64)[:, None] % 256
+    trace = reference.run(one_neuron(1, vth=0), samples, progress=lambda n, total: done.append((n, total)))
+    assert done == [(500, 1100), (1000, 1100), (1100, 1100)]
+    single = [reference.run(one_neuron(1, vth=0), samples[k : k + 1]).counts["out"][0, 0] for k in (0, 499, 500, 1099)]
+    assert trace.counts["out"][[0, 499, 500, 1099], 0].tolist() == single
+
+
+@pytest.mark.parametrize(
+    ("samples", "words"),
+    [
+        (np.zeros((2, 3), np.uint8), "do not match the input"),
+        (np.zeros((2, 1)), "not integers"),
+        (np.array([[256]]), "not integers"),
+        (np.array([[-1]]), "not integers"),
+    ],
+)
+def test_samples_that_do_not_fit(samples, words):
+    with pytest.raises(SnncError, match=words):
+        reference.run(one_neuron(), samples)
