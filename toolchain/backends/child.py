@@ -75,13 +75,13 @@ def supervise(
         reap(child, segments)
 
 
-def reap(child: subprocess.Popen[bytes], segments: set[str], grace_s: float = GRACE_S) -> None:
+def reap(child: subprocess.Popen[bytes], segments: set[str]) -> None:
     """End the whole group of a child that leads one, and unlink the shared memory that it leaves."""
     segments |= {name for pid in group(child.pid) for name in shared_memory(pid)}
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, number)
-        end = time.monotonic() + grace_s
+        end = time.monotonic() + GRACE_S
         while time.monotonic() < end:
             child.poll()
             if not group(child.pid):

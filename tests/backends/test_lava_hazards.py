@@ -1,0 +1,243 @@
+"""Everything that makes Lava hang, or leave processes and shared memory behind, is provoked here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lava_networks import chain
+
+from toolchain.backends import child
+from toolchain.backends import lava as backend
+from toolchain.environment import Interpreter
+from toolchain.errors import ToolError
+
+pytestmark = pytest.mark.lava
+
+SAMPLES = np.full((4, 4), 200)
+ROOT = Path(__file__).resolve().parents[2]
+FAULTY_WORKER = """
+import os, sys, time
+sys.path.insert(0, {folder!r})
+import worker
+
+stock = worker.PyWindowSource.run_spk
+
+def at_step_5(self):
+    if self.time_step == 5:
+        {fault}
+    stock(self)
+
+def built(self, proc_params):
+    {build_fault}
+    worker.PyLoihiProcessModel.__init__(self, proc_params)
+
+worker.PyWindowSource.run_spk = at_step_5
+worker.PyWindowSource.__init__ = built
+{more}
+worker.main(sys.argv[1:])
+"""
+
+
+class Reaped:
+    """What the parent had to clean up: the group's leader, its shared memory, how many processes it had."""
+
+    leader = 0
+    segments: frozenset[str] = frozenset()
+    size = 0
+
+    def assert_nothing_left(self) -> None:
+        assert self.leader, "the child was never started"
+        assert child.group(self.leader) == []
+        assert not [name for name in self.segments if os.path.exists(name)]
+
+
+@pytest.fixture
+def reaped(monkeypatch: pytest.MonkeyPatch) -> Reaped:
+    seen = Reaped()
+    stock = child.reap
+
+    def reap(process: subprocess.Popen[bytes], segments: set[str]) -> None:
+        members = child.group(process.pid)
+        seen.leader, seen.size = process.pid, len(members)
+        seen.segments = frozenset(segments.union(*(child.shared_memory(pid) for pid in members)))
+        stock(process, segments)
+
+    monkeypatch.setattr(child, "reap", reap)
+    return seen
+
+
+@pytest.fixture
+def fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    def put(fault: str = "pass", *, build_fault: str = "pass", more: str = "") -> None:
+        script = tmp_path / "faulty_worker.py"
+        folder = str(backend.WORKER.parent)
+        script.write_text(FAULTY_WORKER.format(folder=folder, fault=fault, build_fault=build_fault, more=more))
+        monkeypatch.setattr(backend, "WORKER", script)
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("where", "code", "message"),
+    [
+        ("fault", "raise ZeroDivisionError('at step five')", "a process model raised ZeroDivisionError: at step five"),
+        ("fault", "os._exit(5)", "a process of the Lava run died, exit code 5"),
+        ("fault", "os.kill(os.getpid(), 9)", "a process of the Lava run died, exit code -9"),
+        ("build_fault", "raise KeyError('no such parameter')", "no such parameter"),
+        ("build_fault", "os._exit(6)", "a process of the Lava run died, exit code 6"),
+    ],
+)
+def test_a_failing_process_model_ends_the_run(
+    lava: Interpreter, reaped: Reaped, fault: Callable[..., None], where: str, code: str, message: str
+) -> None:
+    fault(**{where: code})
+    began = time.monotonic()
+    with pytest.raises(ToolError) as caught:
+        backend.run(chain(2), SAMPLES, deadline_s=60)
+    assert message in str(caught.value)
+    assert caught.value.exit_code == 3
+    assert time.monotonic() - began < 30, "found at once, not at the deadline"
+    reaped.assert_nothing_left()
+
+
+def test_the_message_carries_the_traceback_of_the_process_model(
+    lava: Interpreter, reaped: Reaped, fault: Callable[..., None]
+) -> None:
+    fault("raise ZeroDivisionError('at step five')")
+    with pytest.raises(ToolError, match="at_step_5"):
+        backend.run(chain(1), SAMPLES)
+
+
+def test_deadline(lava: Interpreter, reaped: Reaped, fault: Callable[..., None]) -> None:
+    fault("time.sleep(600)")
+    began = time.monotonic()
+    with pytest.raises(ToolError, match="passed its deadline of 6 s") as caught:
+        backend.run(chain(1), SAMPLES, deadline_s=6)
+    assert caught.value.exit_code == 3
+    assert "--deadline" in str(caught.value)
+    assert time.monotonic() - began < 6 + child.GRACE_S + 2
+    assert reaped.size > 4
+    assert reaped.segments
+    reaped.assert_nothing_left()
+
+
+def test_processes_that_ignore_the_first_signal(
+    lava: Interpreter, reaped: Reaped, fault: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child, "GRACE_S", 1.0)
+    fault("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)")
+    with pytest.raises(ToolError, match="deadline"):
+        backend.run(chain(1), SAMPLES, deadline_s=6)
+    assert reaped.segments
+    reaped.assert_nothing_left()
+
+
+def test_worker_killed(lava: Interpreter, reaped: Reaped, fault: Callable[..., None]) -> None:
+    fault(more="worker.Run.advance = lambda self, steps: os.kill(os.getpid(), 9)")
+    with pytest.raises(ToolError, match="the Lava worker ended by signal SIGKILL") as caught:
+        backend.run(chain(2), SAMPLES)
+    assert caught.value.exit_code == 3
+    reaped.assert_nothing_left()
+
+
+def test_whole_group_killed_with_the_tracker(lava: Interpreter, reaped: Reaped, fault: Callable[..., None]) -> None:
+    # Nobody is left to unlink the shared memory but us; it is known because it was looked at before.
+    fault(more="worker.Run.advance = lambda self, steps: (time.sleep(2.5), os.killpg(0, 9))")
+    with pytest.raises(ToolError, match="SIGKILL"):
+        backend.run(chain(2), SAMPLES)
+    assert reaped.segments
+    reaped.assert_nothing_left()
+
+
+def test_worker_that_cannot_import_says_why(
+    lava: Interpreter, reaped: Reaped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "broken.py"
+    script.write_text("import no_such_module_at_all\n")
+    monkeypatch.setattr(backend, "WORKER", script)
+    with pytest.raises(ToolError, match="exit status 1") as caught:
+        backend.run(chain(1), SAMPLES)
+    assert "no_such_module_at_all" in str(caught.value)
+
+
+def test_too_many_open_files_are_refused_before_lava_starts(
+    lava: Interpreter, reaped: Reaped, fault: Callable[..., None]
+) -> None:
+    fault(more="worker.resource.setrlimit(worker.resource.RLIMIT_NOFILE, (210, 210))")
+    with pytest.raises(ToolError, match="Lava needs about [0-9]+ open files for this network, .* is 210"):
+        backend.run(chain(2), SAMPLES)
+
+
+PARENT = """
+import subprocess, sys
+import numpy as np
+sys.path[:0] = [{root!r}, {tests!r}]
+from pathlib import Path
+from lava_networks import chain
+from toolchain.backends import child, lava
+lava.WORKER = Path({worker!r})
+start = subprocess.Popen.__init__
+def note(self, *arguments, **options):
+    start(self, *arguments, **options)
+    if options.get("start_new_session"):
+        print(self.pid, flush=True)
+subprocess.Popen.__init__ = note
+lava.run(chain(2), np.full((4, 4), 200), deadline_s=500)
+"""
+
+
+def start_parent(tmp_path: Path) -> tuple[subprocess.Popen[str], int, set[str]]:
+    """A Python that runs a network which never ends; its worker's group, once it runs, and the shared memory."""
+    code = PARENT.format(root=str(ROOT), tests=str(ROOT / "tests" / "backends"), worker=str(backend.WORKER))
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    assert parent.stdout is not None
+    leader = int(parent.stdout.readline())
+    end = time.monotonic() + 60
+    while not list(tmp_path.glob("snnc-lava-*/progress")):
+        assert time.monotonic() < end, "the worker never began to run"
+        assert parent.poll() is None, parent.communicate()
+        time.sleep(0.05)
+    members = child.group(leader)
+    assert len(members) > 4
+    segments = set().union(*(child.shared_memory(pid) for pid in members))
+    assert segments
+    return parent, leader, segments
+
+
+def wait_until_gone(leader: int, segments: set[str], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while child.group(leader) or any(map(os.path.exists, segments)):
+        assert time.monotonic() < end, (child.group(leader), [s for s in segments if os.path.exists(s)])
+        time.sleep(0.05)
+
+
+def test_ctrl_c_in_the_parent(lava: Interpreter, fault: Callable[..., None], tmp_path: Path) -> None:
+    fault("time.sleep(600)")
+    parent, leader, segments = start_parent(tmp_path)
+    parent.send_signal(signal.SIGINT)
+    _, stderr = parent.communicate(timeout=30)
+    assert "KeyboardInterrupt" in stderr
+    wait_until_gone(leader, segments, 0.2)
+    assert not list(tmp_path.glob("snnc-lava-*")), "the scratch folder is gone too"
+
+
+def test_parent_killed_leaves_no_orphan(lava: Interpreter, fault: Callable[..., None], tmp_path: Path) -> None:
+    fault("time.sleep(600)")
+    parent, leader, segments = start_parent(tmp_path)
+    parent.kill()
+    parent.communicate(timeout=30)
+    wait_until_gone(leader, segments, 15)
