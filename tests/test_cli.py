@@ -103,7 +103,7 @@ def test_report_in_its_four_forms(snnc, build):
 
 def test_inspect(snnc, build):
     assert snnc("inspect", build, "--core", 0) == 0
-    assert "1024" in snnc.out
+    assert "1,024" in snnc.out
     assert snnc("inspect", build, "--layer", "fc1") == 0
     assert "vth" in snnc.out
     assert snnc("inspect", build, "--why", "fc1") == 0
@@ -222,7 +222,7 @@ class Hostile:
 def test_a_pickled_module_is_refused_and_nothing_runs(snnc, tmp_path):
     trap = tmp_path / "it-ran"
     (tmp_path / "m.pt").write_bytes(pickle.dumps(Hostile(trap)))
-    snnc.refused("compile", tmp_path / "m.pt", "--target", "loihi", "-o", tmp_path / "b", says=("--trust",))
+    snnc.refused("compile", tmp_path / "m.pt", "--target", "loihi", "-o", tmp_path / "b", says=("not a checkpoint",))
     torch.save({"a": Hostile(trap)}, tmp_path / "t.pt")
     snnc.refused("compile", tmp_path / "t.pt", "--target", "loihi", "-o", tmp_path / "b", says=("--trust",))
     assert not trap.exists()

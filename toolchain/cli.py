@@ -29,8 +29,11 @@ if TYPE_CHECKING:
     from toolchain.ir import Graph
     from toolchain.pipeline import Observer, Options
 
-out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
-err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+PLAIN_WIDTH = 118
+"""Columns of tables where the output is no terminal."""
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class _Commands(click.Group):
