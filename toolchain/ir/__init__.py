@@ -9,7 +9,7 @@ from toolchain.ir.graph import Connection, Graph, QuantisedConnection, Quantised
 from toolchain.ir.inputs import CurrentInput, GradedInput, Input, RateInput, make_input
 from toolchain.ir.neurons import LIF, Compartments
 from toolchain.ir.program import IntegerConnection, Program
-from toolchain.ir.weights import SIGN_MODES, FloatSynapses, IntegerSynapses, mantissa_range, sign_mode_of
+from toolchain.ir.weights import SIGN_MODES, FloatSynapses, IntegerSynapses, mantissa_range, sign_mode_of, stored_shift
 
 __all__ = [
     "LIF",
@@ -31,4 +31,5 @@ __all__ = [
     "make_input",
     "mantissa_range",
     "sign_mode_of",
+    "stored_shift",
 ]

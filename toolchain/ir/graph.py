@@ -48,15 +48,13 @@ class Graph:
     def verify(self) -> None:
         """Raise SnncError unless sizes chain, names are unique and every number is finite."""
         verify_wiring(self)
+        self.input.verify()
         for population in self.populations:
             population.verify()
         for connection in self.connections:
             connection.synapses.verify(connection.name)
-            step = connection.weight_step
-            if step is not None and not (np.isfinite(step) and step > 0):
-                raise SnncError(
-                    "weight step must be a positive number", where=f"{connection.name}.weight_step", got=step
-                )
+            if connection.weight_step is not None:
+                _verify_step(connection.weight_step, f"{connection.name}.weight_step")
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,10 +82,12 @@ class QuantisedGraph:
     def verify(self) -> None:
         """Raise SnncError unless sizes chain and every mantissa lies in its format."""
         verify_wiring(self)
+        self.input.verify()
         for population in self.populations:
             population.verify()
         for connection in self.connections:
             connection.synapses.verify(connection.name)
+            _verify_step(connection.step, f"{connection.name}.step")
 
     def dequantise(self) -> Graph:
         """The same network with float weights: what is left of the trained one after rounding its weights."""
@@ -109,3 +109,8 @@ class QuantisedGraph:
             steps=self.steps,
             metadata=self.metadata,
         )
+
+
+def _verify_step(step: float, where: str) -> None:
+    if not (np.isfinite(step) and step > 0):
+        raise SnncError("weight step must be a positive number", where=where, got=step)

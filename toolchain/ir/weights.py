@@ -32,6 +32,15 @@ def mantissa_range(sign_mode: str, weight_bits: int) -> tuple[int, int]:
     return (0, top) if sign_mode == "excitatory" else (-top, 0)
 
 
+def stored_shift(sign_mode: str, weight_bits: int) -> int:
+    """How far to the left of its lowest place a narrow mantissa is stored; the exponent register counts from there.
+
+    A weight field is 8 bits wide, and a mixed weight spends one more place on its sign (Loihi: the number of low
+    bits lost). So `register = exponent - stored_shift`.
+    """
+    return (9 if sign_mode == "mixed" else 8) - weight_bits
+
+
 def sign_mode_of(mantissa: NDArray[np.integer]) -> str:
     """The narrowest sign mode that holds these mantissas."""
     if not len(mantissa) or int(mantissa.min()) >= 0:

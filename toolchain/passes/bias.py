@@ -18,10 +18,12 @@ def exact_bias(bias: NDArray[np.int64]) -> tuple[NDArray[np.int16], int] | None:
     raise AssertionError("exponent 0 holds every integer")
 
 
-def nearest_bias(bias: NDArray[np.float64]) -> tuple[NDArray[np.int16], int, NDArray[np.bool_]]:
+def nearest_bias(
+    bias: NDArray[np.float64], least_exponent: int = 0
+) -> tuple[NDArray[np.int16], int, NDArray[np.bool_]]:
     """Mantissas and the smallest exponent that hold these biases rounded, and which of them had to be clipped."""
     largest = float(np.abs(bias).max(initial=0.0))
-    exponent = 0
+    exponent = least_exponent
     while exponent < BIAS_EXPONENT_LIMIT and np.rint(largest / 2**exponent) > BIAS_LIMIT:
         exponent += 1
     rounded = np.rint(bias / 2**exponent)

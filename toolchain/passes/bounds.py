@@ -30,8 +30,8 @@ class Bounds:
 
     @property
     def v_proved(self) -> bool:
-        """Whether the membrane potential can never reach its saturation."""
-        return max(self.v_high, -self.v_low) <= STATE_LIMIT
+        """Whether the membrane potential can never reach its saturation (its bound stands on that of the current)."""
+        return self.u_proved and max(self.v_high, -self.v_low) <= STATE_LIMIT
 
 
 def sum_bounds(
@@ -94,7 +94,7 @@ def bound_diagnostics(bounds: tuple[Bounds, ...]) -> list[Diagnostic]:
                     f"24 bits hold {STATE_LIMIT}; use fewer bits or a smaller fan-in",
                 )
             )
-        if not b.v_proved:
+        elif not b.v_proved:
             diagnostics.append(
                 Diagnostic(
                     "BND002",

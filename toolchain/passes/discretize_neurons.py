@@ -8,7 +8,16 @@ from typing import ClassVar
 import numpy as np
 
 from toolchain.errors import Diagnostic, SnncError
-from toolchain.ir import LIF, Compartments, Input, IntegerConnection, Program, QuantisedConnection, QuantisedGraph
+from toolchain.ir import (
+    LIF,
+    Compartments,
+    Input,
+    IntegerConnection,
+    Program,
+    QuantisedConnection,
+    QuantisedGraph,
+    stored_shift,
+)
 from toolchain.ir.arithmetic import BIAS_LIMIT, DECAY_ONE, STATE_LIMIT, STATE_SHIFT, THRESHOLD_LIMIT
 from toolchain.passes.bias import nearest_bias
 from toolchain.passes.bounds import sum_bounds
@@ -27,7 +36,7 @@ class DiscretizeNeurons:
     within 2**-11, as long as the current stays inside 24 bits and the exponent inside the register.
     """
 
-    exponent_limit: int = 8
+    exponent_limit: int = 7
     name: ClassVar[str] = "discretise neurons"
 
     def run(self, graph: QuantisedGraph) -> tuple[Program, list[Diagnostic]]:
@@ -39,12 +48,9 @@ class DiscretizeNeurons:
         diagnostics: list[Diagnostic] = []
         populations: list[Compartments] = []
         shifted: dict[str, IntegerConnection] = {}
-        source = graph.input
+        source = _host_input(graph)
         for population in graph.populations:
             entering = [c for c in graph.connections if c.target == population.name]
-            from_input = [c for c in entering if c.source == source.name]
-            if from_input and source.on_host:
-                source = _host_input(source, population, entering)
             exponent, compartments = self._population(population, entering, source, diagnostics)
             populations.append(compartments)
             for c in entering:
@@ -75,6 +81,15 @@ class DiscretizeNeurons:
                     allowed="1, or separate populations",
                 )
             unit *= source.scale * 2.0 ** source.parameters().get("shift", 0)
+            if source.offset != 0.0 and lif.current_decay != 1.0:
+                raise SnncError(
+                    "an input offset becomes a bias, which has no synaptic decay",
+                    where=f"{lif.name}.current_decay, {source.name}.offset",
+                    got=(lif.current_decay, source.offset),
+                    allowed="current_decay 1 or offset 0",
+                    remedy="train without normalising the input's mean",
+                )
+        on_host = fed_by_input and source.on_host
         exponent, vth = self._threshold(lif, unit, entering, source, du)
         error = vth / (lif.threshold * 2.0**exponent / unit) - 1
         if abs(error) > 1e-9:
@@ -87,7 +102,8 @@ class DiscretizeNeurons:
                 weights = np.bincount(c.synapses.connectivity.targets, c.synapses.values * c.step, minlength=lif.size)
                 physical = physical + source.offset * weights
         exact = physical * lif.gain / unit * 2.0 ** (exponent + STATE_SHIFT)
-        mantissa, bias_exponent, clipped = nearest_bias(exact)
+        # What the host injects is added to the bias register, so the two have one exponent.
+        mantissa, bias_exponent, clipped = nearest_bias(exact, STATE_SHIFT if on_host else 0)
         if clipped.any():
             at = int(np.argmax(np.abs(exact)))
             raise SnncError(
@@ -117,16 +133,20 @@ class DiscretizeNeurons:
                 remedy="use more weight bits" if ideal < 1 else "use fewer weight bits, or train with larger weights",
             )
         if source.on_host and any(c.source == source.name for c in entering):
-            return 0, round(ideal)  # its sums are scaled by the input's shift, not by an exponent
+            return 0, max(1, round(ideal))  # its sums are scaled by the input's shift, not by an exponent
         largest = 0.0
         for c in entering:
             payload = source.payload_max if c.source == source.name else 1
             low, high = sum_bounds(c.synapses, lif.size, payload)
             largest += float(max(high.max(initial=0), -low.min(initial=0)))
         room = largest * DECAY_ONE / du * 2.0**STATE_SHIFT
-        top = max(c.synapses.exponent for c in entering)
+        # Exponents that the register has left, for the connection that has fewest.
+        left = min(
+            self.exponent_limit + stored_shift(c.synapses.sign_mode, c.synapses.weight_bits) - c.synapses.exponent
+            for c in entering
+        )
         best, best_error = 0, np.inf
-        for e in range(self.exponent_limit - top + 1):
+        for e in range(left + 1):
             value = ideal * 2.0**e
             if e and (value > THRESHOLD_LIMIT or room * 2.0**e > STATE_LIMIT):
                 break
@@ -157,25 +177,33 @@ def _decays(lif: LIF, diagnostics: list[Diagnostic]) -> tuple[int, int]:
     return du, dv
 
 
-def _host_input(source: Input, lif: LIF, entering: list[QuantisedConnection]) -> Input:
-    """The input with the smallest right shift at which every possible sum fits a bias register."""
-    if lif.current_decay != 1.0:
-        raise SnncError(
-            "a current computed on the host enters as a bias, which has no synaptic decay",
-            where=f"{lif.name}.current_decay",
-            got=lif.current_decay,
-            allowed=1.0,
-            remedy="use input coding 'graded' or 'rate'",
-        )
-    low = high = 0
-    for c in entering:
-        below, above = sum_bounds(c.synapses, lif.size, source.payload_max)
-        low, high = low + int(below.min(initial=0)), high + int(above.max(initial=0))
-    largest = max(high, -low)
-    # The neuron's own bias shares the register with what is injected.
-    own = float(np.abs(lif.bias).max(initial=0.0)) / (entering[0].step * source.scale)
-    own += abs(source.offset) / source.scale * largest / source.payload_max
+def _host_input(graph: QuantisedGraph) -> Input:
+    """The input; where the host computes, with the smallest right shift at which every sum fits a bias register."""
+    source = graph.input
+    if not source.on_host:
+        return source
+    room = 0.0
+    for lif in graph.populations:
+        entering = [c for c in graph.connections if c.target == lif.name and c.source == source.name]
+        if not entering:
+            continue
+        if lif.current_decay != 1.0:
+            raise SnncError(
+                "a current computed on the host enters as a bias, which has no synaptic decay",
+                where=f"{lif.name}.current_decay",
+                got=lif.current_decay,
+                allowed=1.0,
+                remedy="use input coding 'graded' or 'rate'",
+            )
+        largest = 0
+        for c in entering:
+            low, high = sum_bounds(c.synapses, lif.size, source.payload_max)
+            largest += max(int(high.max(initial=0)), -int(low.min(initial=0)))
+        # The neuron's own bias shares the register with what is injected.
+        own = float(np.abs(lif.bias).max(initial=0.0)) / (entering[0].step * source.scale)
+        own += abs(source.offset) / source.scale * largest / source.payload_max
+        room = max(room, largest + own)
     shift = 0
-    while (largest + own) / 2.0**shift > BIAS_LIMIT - 1:
+    while room / 2.0**shift > BIAS_LIMIT - len(graph.connections):  # each sum is rounded, and so is the bias
         shift += 1
     return replace(source, shift=shift)  # type: ignore[call-arg]

@@ -9,8 +9,16 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from toolchain.errors import Diagnostic
-from toolchain.ir import Connection, Graph, IntegerSynapses, QuantisedConnection, QuantisedGraph, mantissa_range
+from toolchain.errors import Diagnostic, SnncError
+from toolchain.ir import (
+    Connection,
+    Graph,
+    IntegerSynapses,
+    QuantisedConnection,
+    QuantisedGraph,
+    mantissa_range,
+    stored_shift,
+)
 
 SEARCH_SAMPLE = 200_000
 """Weights looked at when the step is searched; evenly spaced, so that the result is reproducible."""
@@ -24,22 +32,33 @@ class QuantizeWeights:
 
     A step that training fixed for the same number of bits is taken as it is; otherwise the step with the least
     squared error is searched. Steps of connections into one population differ by powers of two, which become
-    their exponents. The sign mode is the narrowest that holds the weights.
+    their exponents: the finest of them is the base, unless the exponent register (`exponent_limit`) ends before the
+    coarsest. The sign mode is the narrowest that holds the weights.
     """
 
     weight_bits: int
+    exponent_limit: int = 7
     name: ClassVar[str] = "quantise weights"
 
     def run(self, graph: Graph) -> tuple[QuantisedGraph, list[Diagnostic]]:
-        """The graph with integer synapses, and per connection what the rounding did."""
+        """The graph with integer synapses, and per connection what the rounding did.
+
+        Raises:
+            SnncError: weights of both signs in 1 bit.
+        """
         diagnostics: list[Diagnostic] = []
         rounded: dict[str, QuantisedConnection] = {}
         for population in graph.populations:
             entering = [c for c in graph.connections if c.target == population.name]
             wanted = {c.name: self._step(c, diagnostics) for c in entering}
-            base = min(wanted.values())
+            base = self._base(entering, wanted)
             for c in entering:
-                exponent = max(0, math.ceil(math.log2(wanted[c.name] / base) - 1e-9))
+                step = wanted[c.name]
+                exponent = 0 if step is None else max(0, math.ceil(math.log2(step / base) - 1e-9))
+                if step is not None and step == c.weight_step and base * 2.0**exponent != step:
+                    message = f"the trained step {step:.6g} became {base * 2.0**exponent:.6g}"
+                    effect = "steps of connections into one population differ by powers of two"
+                    diagnostics.append(Diagnostic("QNT011", c.name, message, effect=effect))
                 rounded[c.name] = self._round(c, base, exponent, diagnostics)
         return (
             QuantisedGraph(
@@ -53,7 +72,20 @@ class QuantizeWeights:
             diagnostics,
         )
 
-    def _step(self, connection: Connection, diagnostics: list[Diagnostic]) -> float:
+    def _base(self, entering: list[Connection], wanted: dict[str, float | None]) -> float:
+        """The step of exponent 0: the finest wanted, but none below what the exponent register reaches."""
+        steps = [step for step in wanted.values() if step is not None]
+        if not steps:
+            return 1.0
+        reach = [
+            step / 2.0 ** (self.exponent_limit + stored_shift(_sign_mode(c.synapses.weights), self.weight_bits))
+            for c in entering
+            if (step := wanted[c.name]) is not None
+        ]
+        return max(min(steps), *reach)
+
+    def _step(self, connection: Connection, diagnostics: list[Diagnostic]) -> float | None:
+        """The step that a connection wants for itself; None where it has no weight that would tell."""
         if connection.weight_step is not None:
             if connection.weight_bits == self.weight_bits:
                 return connection.weight_step
@@ -66,13 +98,13 @@ class QuantizeWeights:
                 )
             )
         weights = connection.synapses.weights
-        low, high = mantissa_range(_sign_mode(weights), self.weight_bits)
+        low, high = self._range(connection)
         full = max(
             float(weights.max(initial=0.0)) / high if high else 0.0,
             float(weights.min(initial=0.0)) / low if low else 0.0,
         )
         if full == 0.0:
-            return 1.0
+            return None
         some = weights[:: max(1, len(weights) // SEARCH_SAMPLE)].astype(np.float64)
         errors = [
             float(np.square(np.clip(np.rint(some / (full * f)), low, high) * full * f - some).sum())
@@ -80,12 +112,24 @@ class QuantizeWeights:
         ]
         return full * float(SEARCH_FRACTIONS[int(np.argmin(errors))])
 
+    def _range(self, connection: Connection) -> tuple[int, int]:
+        sign_mode = _sign_mode(connection.synapses.weights)
+        if sign_mode == "mixed" and self.weight_bits < 2:
+            raise SnncError(
+                "weights of both signs need at least 2 bits",
+                where=f"{connection.name}.weight_bits",
+                got=self.weight_bits,
+                allowed="2 to 8",
+                remedy="use --bits 2 or more",
+            )
+        return mantissa_range(sign_mode, self.weight_bits)
+
     def _round(
         self, connection: Connection, base: float, exponent: int, diagnostics: list[Diagnostic]
     ) -> QuantisedConnection:
         weights = connection.synapses.weights
         sign_mode = _sign_mode(weights)
-        low, high = mantissa_range(sign_mode, self.weight_bits)
+        low, high = self._range(connection)
         step = base * 2.0**exponent
         exact = weights.astype(np.float64) / step
         nearest = np.rint(exact)

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from toolchain.errors import Diagnostic, SnncError
 from toolchain.ir import Compartments, Program
-from toolchain.ir.arithmetic import DECAY_ONE, STATE_SHIFT
+from toolchain.ir.arithmetic import DECAY_ONE, STATE_LIMIT, STATE_SHIFT
 from toolchain.passes.bias import exact_bias
+from toolchain.passes.bounds import sum_bounds
 
 
 @dataclass(frozen=True)
@@ -99,14 +100,9 @@ def _alone(population: Compartments, steps: int) -> NDArray[np.bool_]:
 def _remove(
     program: Program, name: str, keep: NDArray[np.bool_], code: str, counts: dict[tuple[str, str], int]
 ) -> Program:
-    if not keep.any():
-        raise SnncError(
-            f"no neuron of {name!r} can influence the output: the network's answer does not depend on its input",
-            where=name,
-            got=f"all {len(keep)} neurons are dead",
-            remedy="train with more connectivity, or quantise with more bits",
-        )
     counts[code, name] = counts.get((code, name), 0) + int((~keep).sum())
+    if not keep.any():
+        return _without_population(program, name, len(keep))
     connections = []
     for c in program.connections:
         shape = c.synapses.connectivity
@@ -121,16 +117,32 @@ def _remove(
     )
 
 
+def _without_population(program: Program, name: str, size: int) -> Program:
+    """The program without a population that is dead as a whole, where each of its targets has another source."""
+    connections = tuple(c for c in program.connections if name not in (c.source, c.target))
+    fed = {c.target for c in connections}
+    if name == program.input.name or any(c.target not in fed for c in program.out_of(name)):
+        raise SnncError(
+            f"no neuron of {name!r} carries anything from the input to the output",
+            where=name,
+            got=f"all {size} neurons are dead",
+            remedy="train with more connectivity, or quantise with more bits",
+        )
+    return replace(
+        program, populations=tuple(p for p in program.populations if p.name != name), connections=connections
+    )
+
+
 def _fold(program: Program, name: str, constant: NDArray[np.bool_]) -> Program | None:
     """Add what these neurons send at every step to the biases of their targets; None where a bias cannot hold it.
 
     A constant sum a gives the potential 64 a at each step, as a bias of 64 a does, if the target's current keeps
-    nothing from one step to the next.
+    nothing from one step to the next and cannot wrap.
     """
     populations = {p.name: p for p in program.populations}
     for c in program.out_of(name):
         target = populations[c.target]
-        if target.du != DECAY_ONE:
+        if target.du != DECAY_ONE or _may_wrap(program, c.target, target.size):
             return None
         sent = c.synapses.connectivity.matrix(c.synapses.values) @ constant.astype(np.int64)
         bias = exact_bias(target.bias + (sent << STATE_SHIFT))
@@ -138,3 +150,12 @@ def _fold(program: Program, name: str, constant: NDArray[np.bool_]) -> Program |
             return None
         populations[c.target] = replace(target, bias_mantissa=bias[0], bias_exponent=bias[1])
     return replace(program, populations=tuple(populations[p.name] for p in program.populations))
+
+
+def _may_wrap(program: Program, name: str, size: int) -> bool:
+    """Whether the sum of one step, hidden sources all firing, may leave the 24 bits of the current."""
+    low, high = np.zeros(size, np.int64), np.zeros(size, np.int64)
+    for c in program.into(name):
+        below, above = sum_bounds(c.synapses, size, payload_max=1)
+        low, high = low + below, high + above
+    return max(int(high.max()), -int(low.min())) << STATE_SHIFT > STATE_LIMIT
