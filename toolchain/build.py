@@ -72,7 +72,7 @@ def facts(state: Compilation, loading: Sequence[Diagnostic]) -> dict[str, Any]:
     """The report of a finished compilation, without the build's hash. loading: diagnostics of the front end."""
 
     def dense() -> CoreMapping | None:
-        program = report.dense_program(state.program)
+        program = report.dense_program(state.whole)  # with the neurons that pruning left without synapses
         return None if program is None else map_program(program, state)
 
     return report.build_report(
