@@ -71,6 +71,21 @@ def test_sums_at_the_end_of_32_bits(n_sources, operator, mantissa):
     assert_equal(program, samples)
 
 
+@pytest.mark.parametrize("mantissa", [64, 65, -64, -65, -63])
+def test_wrap_at_24_bits(mantissa):
+    """Exponent 11 puts a mantissa of 64 at 2**23, the very edge."""
+    one = Connectivity(1, 1, np.array([0, 1]), np.zeros(1, np.int32))
+    synapses = IntegerSynapses(one, np.full(1, mantissa, np.int16), 11, 8, "mixed")
+    program = Program(
+        "edge",
+        GradedInput("input", 1, np.zeros(1, np.int32)),
+        (Compartments("out", 1, 4096, 0, (1 << 17) - 1, np.zeros(1, np.int16)),),
+        (IntegerConnection("w", "input", "out", synapses),),
+        3,
+    )
+    assert_equal(program, np.array([[1], [2]], np.uint8))
+
+
 def test_no_inputs_left():
     """Removing dead neurons may leave an input that nothing listens to."""
     nothing = Connectivity(0, 2, np.zeros(1, np.int64), np.zeros(0, np.int32))

@@ -5,6 +5,8 @@ other, and every population's state is cleared where its own window begins. That
 delays and each sample alone, is the claim on which every window in the toolchain rests.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -137,7 +139,7 @@ def test_random_programs_stay_within_24_bits(program):
 # Small networks, computed by hand.
 
 
-def one_neuron(weight=1, *, x_max=1, du=4096, dv=0, vth=1, bias=0, steps=4, entry=None) -> Program:
+def one_neuron(weight=1, *, du=4096, dv=0, vth=1, bias=0, steps=4, entry=None) -> Program:
     """One input neuron, one synapse, one neuron. By default the input spikes at every step for x = 255."""
     entry = entry or RateInput("input", 1, np.zeros(1, np.int32))
     synapse = Connectivity(1, 1, np.array([0, 1]), np.zeros(1, np.int32))
@@ -181,6 +183,22 @@ def test_negative_state_decays_toward_zero():
 def test_current_decay():
     # du 2048: u is 64, 96, 112, 120 and v its sum 64, 160, 272, 392: above 4 * 64 at the third step.
     assert spikes(one_neuron(1, du=2048, vth=4, steps=4), 255) == [0, 0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("mantissa", "exponent", "spike"),
+    [
+        (64, 11, 1),  # u = 2**23 stays
+        (65, 11, 0),  # beyond it the current turns negative
+        (-64, 11, 1),  # u = -2**23 becomes 2**23
+        (-63, 11, 0),
+    ],
+)
+def test_wrap_at_24_bits(mantissa, exponent, spike):
+    program = one_neuron(mantissa, vth=(1 << 17) - 1, steps=1)
+    (w,) = program.connections
+    wrapping = replace(w, synapses=replace(w.synapses, exponent=exponent))
+    assert spikes(replace(program, connections=(wrapping,)), 255) == [spike]
 
 
 def test_inhibition_and_bias():

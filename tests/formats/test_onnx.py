@@ -2,7 +2,9 @@
 
 import dataclasses
 import importlib
+import re
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -11,6 +13,7 @@ from hypothesis import given, settings
 from onnx import TensorProto, helper
 from strategies import graphs, programs
 
+from toolchain.backends import reference
 from toolchain.errors import SnncError
 from toolchain.formats import FORMATS, onnx_model
 from toolchain.formats import onnx as onnx_format
@@ -619,3 +622,28 @@ def test_sign_modes_cover_those_of_the_ir():
     from toolchain.ir import SIGN_MODES
 
     assert set(onnx_model.MANTISSA_FORMATS) == set(SIGN_MODES)
+
+
+def test_the_example_in_the_documentation(tmp_path, monkeypatch):
+    """docs/formats.md runs program.onnx with nothing but onnxruntime and numpy."""
+    pytest.importorskip("onnxruntime")
+    text = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "build").mkdir()
+    random = np.random.default_rng(2)
+    weights = synapses("mixed", 8, random.integers(-40, 128, 12), 4, 3)
+    program = Program(
+        "digits",
+        RateInput("input", 4, np.arange(4, dtype=np.int32)),
+        (Compartments("out", 3, 4096, 1024, 300, np.zeros(3, np.int16)),),
+        (IntegerConnection("w", "input", "out", weights),),
+        16,
+    )
+    write_program(program, tmp_path / "build" / "program.onnx")
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(code, names)
+    samples = random.integers(0, 256, (50, 4)).astype(np.uint8)
+    expected = reference.run(program, samples).decisions
+    assert len(set(expected.tolist())) == 3
+    assert names["decide"](samples).tolist() == expected.tolist()
