@@ -1,0 +1,272 @@
+"""What a user sees: text, page and picture say what the facts say, at any size, and escape what they show."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+
+import pytest
+from mapped import Mapped, mapped_program, random_program
+from rich.console import Console
+
+from toolchain import report
+from toolchain.errors import Diagnostic, SnncError, Violation
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def text_of(facts, width=100, **options):
+    out = io.StringIO()
+    report.render_text(facts, Console(file=out, width=width), **options)
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def done() -> Mapped:
+    return mapped_program(random_program((784, 800, 10), 0.4))
+
+
+@pytest.fixture(scope="module")
+def facts(done):
+    dense = mapped_program(report.dense_program(done.program)).mapping
+    facts = done.report(
+        diagnostics=[Diagnostic("QNT001", "fc1", "weights <rounded>", 3, "error 0.1 %")],
+        steps=[("quantise weights", None, "to 8 bits")],
+        before=done.program,
+        build_hash="0123abcd",
+        dense_alternative=dense,
+    )
+    return {**facts, "energy": report.energy(facts, done.target, {"pixels": 800.0, "fc1": 300.0})}
+
+
+@pytest.fixture(scope="module")
+def part(facts) -> str:
+    """The slice on core 1, as it is shown: fc1[0:...]."""
+    (s,) = facts["cores"][1]["slices"]
+    return f"fc1[0:{s['stop']}]"
+
+
+@pytest.fixture(scope="module")
+def many(facts):
+    """The same report as if it had 10,000 cores on 79 chips."""
+    core = facts["cores"][1]
+    cores = [{**core, "core": k, "chip": k // 128} for k in range(10_000)]
+    totals = {**facts["totals"], "cores": 10_000, "chips": 79}
+    return {**facts, "cores": cores, "totals": totals}
+
+
+class TestText:
+    def test_the_summary_comes_first_and_says_what_the_figures_rest_on(self, facts):
+        first, second = text_of(facts).splitlines()[:2]
+        assert f"random on loihi: {len(facts['cores'])} cores of 1 chip" in first
+        assert "estimate, executed on nothing" in second
+        assert "build 0123abcd" in second
+
+    def test_layers_cores_and_reasons_are_there(self, facts, part):
+        text = text_of(facts, 120)
+        words = facts["layers"][1]["fullest_core"]["resources"]["synapse memory"]
+        assert re.search(rf"fc1 +linear \+ LIF +784 -> 800 .* {words['used']:,}/{words['limit']:,} 99", text)
+        assert facts["layers"][1]["why"]["sentence"] in " ".join(text.split())
+        n = facts["cores"][1]["usage"]["compartments"]
+        assert re.search(rf"1 +{re.escape(part)} +{n}/1024 +784/4096", text)
+        assert "published rule" in text
+        assert "estimate, not measured" in text
+        assert "QNT001" in text
+        assert "weights <rounded>" in text
+        assert "learning configuration" in text
+        assert "all equal" in text
+
+    @pytest.mark.parametrize("width", [80, 100, 120])
+    def test_no_line_is_wider_than_the_console_and_no_figure_is_cut(self, facts, width):
+        text = text_of(facts, width)
+        assert max(map(len, text.splitlines())) <= width
+        assert "…" not in text
+        assert "784/1024" in text or "794/1024" in text
+
+    def test_it_is_plain_where_the_output_is_no_terminal(self, facts):
+        assert text_of(facts).isascii()
+
+    def test_ten_thousand_cores_stay_readable(self, many):
+        text = text_of(many)
+        assert "the fullest 12 of 10,000" in text
+        assert "... 9,988 more, see --csv" in text
+        assert len(text.splitlines()) < 90
+
+    def test_the_fullest_cores_are_the_ones_listed(self, many):
+        cores = [
+            {**core, "resources": {"compartments": {"used": 1, "limit": 9, "percent": 1.0}}} for core in many["cores"]
+        ]
+        cores[7000] = many["cores"][7000]
+        text = text_of({**many, "cores": cores}, cores_shown=1)
+        assert re.search(rf"^7000 +{7000 // 128} ", text, re.MULTILINE)
+
+    def test_broken_rules_and_wrong_sums_stand_out(self, facts):
+        broken = {
+            **facts,
+            "fits": False,
+            "violations": [
+                {
+                    "rule": "synapse memory",
+                    "where": "core [1]",
+                    "value": 17080,
+                    "limit": 16383,
+                    "unit": "words",
+                    "source": "NXTF",
+                    "remedy": "--bits 6",
+                }
+            ],
+            "checks": [{"name": "words", "left": 1, "right": 2, "equal": False}],
+        }
+        text = text_of(broken)
+        for part in ("DOES NOT FIT", "core [1]", "17,080 words", "16,383", "--bits 6", "FAULT", "words 1 != 2"):
+            assert part in text
+
+    def test_an_overfull_resource_is_marked_without_colour(self, facts):
+        core = facts["cores"][1]
+        over = {"used": 1100, "limit": 1024, "percent": 107.42}
+        cores = [{**core, "resources": {**core["resources"], "compartments": over}}]
+        assert "1100/1024!" in text_of({**facts, "cores": cores})
+
+    @pytest.mark.parametrize("coding", ["rate", "graded", "current"])
+    def test_every_coding_can_be_shown(self, coding):
+        target = "loihi2" if coding == "graded" else "loihi"
+        shown = mapped_program(random_program((30, 20, 5), 0.5, coding=coding), target)
+        text = text_of(shown.report())
+        assert f"{coding} input" in text
+        report.render_html(shown.report())
+
+    def test_a_network_without_synapses_can_be_shown(self):
+        empty = mapped_program(random_program((4, 3, 2), 0.0)).report()
+        assert empty["totals"]["bits_per_synapse"] is None
+        assert "0 synapses" in text_of(empty)
+        report.render_html(empty)
+
+
+class Page(HTMLParser):
+    """Collects what a page refers to, its headings, and whether its tags are balanced."""
+
+    VOID = frozenset({"meta", "br", "hr", "img", "link", "input"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self.links += [value for key, value in attrs if key in {"src", "href", "action"}]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def page_of(facts) -> Page:
+    page = Page()
+    page.feed(report.render_html(facts))
+    page.close()
+    return page
+
+
+class TestPage:
+    def test_it_is_balanced_and_needs_nothing_from_elsewhere(self, facts):
+        page = page_of(facts)
+        assert not page.open
+        assert not page.links
+        assert not {"script", "link", "iframe", "img"} & set(page.tags)
+        assert "url(" not in report.render_html(facts)
+        assert "@import" not in report.render_html(facts)
+
+    def test_it_says_what_the_facts_say(self, facts, part):
+        words = " ".join(" ".join(page_of(facts).text).split())
+        for expected in (
+            "estimate, executed on nothing",
+            "0123abcd",
+            part,
+            "published rule",
+            "estimate, not measured",
+        ):
+            assert expected in words
+        assert facts["layers"][1]["why"]["sentence"] in words
+        assert f"{facts['layers'][1]['memory']['words']:,}" in words
+        assert all(line in words for line in facts["not_modelled"])
+
+    def test_tables_have_header_cells_with_a_scope(self, facts):
+        html = report.render_html(facts)
+        heads = re.findall(r"<thead>.*?</thead>", html, re.DOTALL)
+        assert heads
+        assert all('scope="col"' in head and "<th>" not in head for head in heads)
+
+    def test_names_are_escaped(self, facts):
+        evil = "<script>alert(1)</script>&"
+        layers = [{**facts["layers"][0], "name": evil}, *facts["layers"][1:]]
+        slices = [{**facts["cores"][0]["slices"][0], "population": evil}]
+        cores = [{**facts["cores"][0], "slices": slices}, *facts["cores"][1:]]
+        html = report.render_html({**facts, "name": evil, "layers": layers, "cores": cores})
+        assert "<script" not in html
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;&amp;" in html
+
+    def test_ten_thousand_cores_make_a_page_of_bearable_size(self, many):
+        html = report.render_html(many)
+        assert len(html) < 3_000_000
+        assert "The first 1,000 of 10,000" in html
+
+
+class TestPicture:
+    def test_the_svg_has_a_cell_for_each_core_of_the_chip_and_the_slices_as_text(self, facts, part, tmp_path):
+        report.mapping_picture(facts, tmp_path / "mapping.svg")
+        root = ElementTree.parse(tmp_path / "mapping.svg").getroot()
+        titles = [each.text for each in root.iter(f"{SVG}title")]
+        assert sum(title.endswith(": not used") for title in titles) == 128 - len(facts["cores"])
+        share = facts["cores"][1]["resources"]["synapse memory"]["percent"]
+        assert f"core 1: {part}; memory {share:g} %" in titles
+        texts = [each.text for each in root.iter(f"{SVG}text")]
+        assert {"core 0", "pixels[0:784]", part} <= set(texts)
+
+    def test_darker_is_fuller(self):
+        from toolchain.report.drawing import OVER, shade
+
+        light = [int(shade(percent)[1:3], 16) for percent in range(0, 101, 10)]
+        assert light == sorted(light, reverse=True)
+        assert len(set(light)) == len(light)
+        assert shade(100.1) == OVER
+
+    def test_png_and_pdf(self, facts, tmp_path):
+        pytest.importorskip("matplotlib")
+        report.mapping_picture(facts, tmp_path / "a.png")
+        report.mapping_picture({**facts, "name": "costs $5 and $6"}, tmp_path / "b.pdf")
+        assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+        assert (tmp_path / "b.pdf").read_bytes().startswith(b"%PDF")
+
+    def test_without_matplotlib_the_extra_is_named(self, facts, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+        with pytest.raises(SnncError, match="matplotlib") as caught:
+            report.mapping_picture(facts, tmp_path / "a.png")
+        assert "snnc[plot]" in str(caught.value)
+        assert not list(tmp_path.iterdir())
+        report.mapping_picture(facts, tmp_path / "a.svg")
+
+    def test_other_kinds_are_refused(self, facts, tmp_path):
+        with pytest.raises(SnncError, match="unknown kind of picture") as caught:
+            report.mapping_picture(facts, tmp_path / "a.gif")
+        assert ".svg, .png, .pdf" in str(caught.value)
+
+    def test_many_cores_and_chips(self, many, tmp_path):
+        report.mapping_picture(many, tmp_path / "many.svg")
+        text = (tmp_path / "many.svg").read_text()
+        assert "and 71 more chips" in text
+        assert len(text) < 1_000_000
+
+
+def test_two_violations_keep_their_order(done):
+    violations = [Violation(f"rule {k}", "here", 2, 1, "things", "S") for k in range(2)]
+    assert [v["rule"] for v in done.report(violations=violations)["violations"]] == ["rule 0", "rule 1"]

@@ -1,0 +1,230 @@
+"""The mapping as a drawing: a map of every chip, and a card for each core where there are few.
+
+A drawing is a list of rectangles and texts in pixels, so that SVG (written here) and PNG (matplotlib) show the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from xml.sax.saxutils import escape, quoteattr
+
+Facts = dict[str, Any]
+
+INK, DIM, EDGE, PAPER = "#1b2733", "#5b6b7a", "#9aa8b5", "#ffffff"
+EMPTY = "#f3f5f7"
+LIGHT, DARK = (222, 235, 247), (8, 69, 148)
+OVER = "#b2182b"
+"""Colours: a single hue from light to dark by share, so that it reads without telling hues apart."""
+
+WIDTH = 960
+CARDS_MOST = 24
+CHIPS_MOST = 8
+CELL, PER_ROW = 20, 32
+CARD_WIDTH, CARD_GAP = 228, 16
+SLICES_SHOWN = 3
+METERS = (
+    ("memory", "synapse memory"),
+    ("compartments", "compartments"),
+    ("in-axons", "input axons"),
+    ("out-axons", "output axons"),
+)
+
+
+@dataclass(frozen=True)
+class Rect:
+    x: float
+    y: float
+    width: float
+    height: float
+    fill: str
+    edge: str | None = None
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Label:
+    x: float
+    y: float
+    text: str
+    size: float = 12
+    colour: str = INK
+    anchor: str = "start"
+    bold: bool = False
+
+
+@dataclass(frozen=True)
+class Drawing:
+    width: float
+    height: float
+    title: str
+    description: str
+    shapes: tuple[Rect | Label, ...]
+
+
+def draw_mapping(report: Facts) -> Drawing:
+    """The cores of a report, coloured by the share of their synaptic memory that is in use."""
+    totals = report["totals"]
+    title = (
+        f"{report['name']} on {report['target']['name']}: {totals['cores']:,} "
+        f"core{'' if totals['cores'] == 1 else 's'}, {totals['memory']['kib']:,.1f} KiB of synaptic memory"
+    )
+    shapes: list[Rect | Label] = [Label(0, 16, title, 16, bold=True), Label(0, 36, _subtitle(report), 12, DIM)]
+    y = _legend(shapes, 52)
+    y = _chips(report, shapes, y + 14)
+    if len(report["cores"]) <= CARDS_MOST:
+        y = _cards(report, shapes, y + 10)
+    return Drawing(WIDTH, y, title, describe(report), tuple(shapes))
+
+
+def describe(report: Facts) -> str:
+    """The drawing in words, for those who do not see it: the fullest cores first."""
+    cores = sorted(report["cores"], key=lambda core: (-(_memory_percent(core) or 0.0), core["core"]))
+    told = "; ".join(
+        f"core {core['core']} holds {_slices(core)}, {_memory_percent(core) or 0:g} % of its synaptic memory"
+        for core in cores[:SLICES_SHOWN]
+    )
+    more = f"; and {len(cores) - SLICES_SHOWN:,} more cores" if len(cores) > SLICES_SHOWN else ""
+    return f"Cores by used synaptic memory: {told}{more}."
+
+
+def to_svg(drawing: Drawing) -> str:
+    """The drawing as SVG that needs nothing else; the text stays text."""
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {drawing.width:g} {drawing.height:g}" '
+        f'width="{drawing.width:g}" height="{drawing.height:g}" role="img" '
+        'aria-labelledby="mapping-title mapping-description" font-family="system-ui, sans-serif">',
+        f'<title id="mapping-title">{escape(drawing.title)}</title>',
+        f'<desc id="mapping-description">{escape(drawing.description)}</desc>',
+        f'<rect width="{drawing.width:g}" height="{drawing.height:g}" fill="{PAPER}"/>',
+        *(_svg(shape) for shape in drawing.shapes),
+        "</svg>",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _svg(shape: Rect | Label) -> str:
+    if isinstance(shape, Rect):
+        edge = f' stroke="{shape.edge}"' if shape.edge else ""
+        inside = f"<title>{escape(shape.title)}</title>" if shape.title else ""
+        return (
+            f'<rect x="{shape.x:g}" y="{shape.y:g}" width="{shape.width:g}" height="{shape.height:g}" '
+            f'fill="{shape.fill}"{edge}>{inside}</rect>'
+        )
+    weight = ' font-weight="600"' if shape.bold else ""
+    return (
+        f'<text x="{shape.x:g}" y="{shape.y:g}" font-size="{shape.size:g}" fill={quoteattr(shape.colour)} '
+        f'text-anchor="{shape.anchor}"{weight}>{escape(shape.text)}</text>'
+    )
+
+
+def shade(percent: float | None) -> str:
+    """Colour of a share: light to dark; beyond the limit a red of its own."""
+    if percent is None:
+        return EMPTY
+    if percent > 100:
+        return OVER
+    mixed = (round(a + (b - a) * percent / 100) for a, b in zip(LIGHT, DARK, strict=True))
+    return "#{:02x}{:02x}{:02x}".format(*mixed)
+
+
+def _subtitle(report: Facts) -> str:
+    model = report["cost_model"]
+    build = f"; build {report['build_hash']}" if report["build_hash"] else ""
+    return f"{report['statement']}; cost model {model['name']} ({model['label']}){build}"
+
+
+def _legend(shapes: list[Rect | Label], y: float) -> float:
+    x = 0.0
+    shapes.append(Label(x, y + 11, "synaptic memory in use:", 11, DIM))
+    x += 150
+    for percent in (0, 25, 50, 75, 100):
+        shapes.append(Rect(x, y, 14, 14, shade(percent), EDGE))
+        shapes.append(Label(x + 18, y + 11, f"{percent} %", 11, DIM))
+        x += 62
+    shapes.append(Rect(x, y, 14, 14, PAPER, EDGE))
+    shapes.append(Label(x + 18, y + 11, "core not used", 11, DIM))
+    return y + 14
+
+
+def _chips(report: Facts, shapes: list[Rect | Label], y: float) -> float:
+    per_chip, n_chips = report["target"]["cores_per_chip"], report["totals"]["chips"]
+    used = {core["core"]: core for core in report["cores"]}
+    for chip in range(min(n_chips, CHIPS_MOST)):
+        first = chip * per_chip
+        y += 14
+        n = sum(first <= number < first + per_chip for number in used)
+        shapes.append(Label(0, y, f"chip {chip}: {n:,} of {per_chip:,} cores", 12, bold=True))
+        y += 6
+        for k in range(per_chip):
+            core = used.get(first + k)
+            x, top = (k % PER_ROW) * CELL * 1.5, y + (k // PER_ROW) * CELL
+            share = _memory_percent(core) if core else None
+            fill = shade(share) if core else PAPER
+            words = f"core {first + k}: " + (f"{_slices(core)}; memory {share or 0:g} %" if core else "not used")
+            shapes.append(Rect(x, top, CELL * 1.5 - 3, CELL - 3, fill, EDGE if core else "#d9dfe5", words))
+            if core:
+                colour = PAPER if share is not None and share > 45 else INK
+                shapes.append(Label(x + CELL * 0.75 - 1.5, top + 12.5, str(core["core"]), 10, colour, "middle"))
+        y += -(-per_chip // PER_ROW) * CELL + 6
+    if n_chips > CHIPS_MOST:
+        y += 14
+        shapes.append(Label(0, y, f"and {n_chips - CHIPS_MOST:,} more chips", 12, DIM))
+    return y
+
+
+def _cards(report: Facts, shapes: list[Rect | Label], y: float) -> float:
+    across = int((WIDTH + CARD_GAP) // (CARD_WIDTH + CARD_GAP))
+    cores = report["cores"]
+    for start in range(0, len(cores), across):
+        row = cores[start : start + across]
+        lines = max(min(len(core["slices"]), SLICES_SHOWN + 1) for core in row)
+        height = 30 + 15 * lines + 17 * len(METERS) + 6
+        for k, core in enumerate(row):
+            _card(core, shapes, k * (CARD_WIDTH + CARD_GAP) + 0.5, y + 0.5, height, lines)
+        y += height + CARD_GAP
+    return y
+
+
+def _card(core: Facts, shapes: list[Rect | Label], x: float, y: float, height: float, lines: int) -> None:
+    shapes.append(Rect(x, y, CARD_WIDTH - 1, height, PAPER, EDGE))
+    shapes.append(Label(x + 8, y + 18, f"core {core['core']}", 13, bold=True))
+    amount = f"{core['memory']['kib']:.1f} KiB"
+    if core["memory_limit_kib"] is not None:
+        amount = f"{core['memory']['kib']:.1f} / {core['memory_limit_kib']:.1f} KiB"
+    shapes.append(Label(x + CARD_WIDTH - 9, y + 18, amount, 12, DIM, "end"))
+    shown = core["slices"] if len(core["slices"]) <= lines else core["slices"][: lines - 1]
+    for k, s in enumerate(shown):
+        text = _short(f"{s['population']}[{s['start']}:{s['stop']}]", 32)
+        shapes.append(Label(x + 8, y + 35 + 15 * k, text, 12))
+    if len(shown) < len(core["slices"]):
+        text = f"and {len(core['slices']) - len(shown):,} more slices"
+        shapes.append(Label(x + 8, y + 35 + 15 * len(shown), text, 12, DIM))
+    top = y + 30 + 15 * lines
+    for name, rule in METERS:
+        resource = core["resources"].get(rule)
+        if resource is None:
+            continue
+        share = resource["percent"] or 0.0
+        full = CARD_WIDTH - 160
+        shapes.append(Label(x + 8, top + 9, name, 11, DIM))
+        shapes.append(Rect(x + 98, top, full, 10, EMPTY))
+        if share:
+            shapes.append(Rect(x + 98, top, full * min(share, 100) / 100, 10, OVER if share > 100 else shade(75)))
+        shapes.append(Label(x + CARD_WIDTH - 9, top + 9, f"{share:.1f} %", 11, INK, "end"))
+        top += 17
+
+
+def _memory_percent(core: Facts) -> float | None:
+    resource = core["resources"].get("synapse memory")
+    return resource["percent"] if resource else None
+
+
+def _slices(core: Facts) -> str:
+    names = [f"{s['population']}[{s['start']}:{s['stop']}]" for s in core["slices"]]
+    rest = len(names) - SLICES_SHOWN
+    return ", ".join(names[:SLICES_SHOWN]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"

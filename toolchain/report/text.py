@@ -1,0 +1,347 @@
+"""A report on the terminal: tables through rich, plain text where the output is no terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+Facts = dict[str, Any]
+
+CORES_SHOWN = 12
+WIDE = 96
+"""Columns from which on the tables show everything; below, what can be had elsewhere is left out."""
+DIAGNOSTICS_SHOWN = 20
+NEARLY_FULL = 90.0
+"""Percent from which on a figure is pointed out."""
+
+SHORT = {
+    "synapse memory": "synapse memory",
+    "words per input axon": "longest list",
+    "output axons to other chips": "axons off chip",
+    "synapse formats": "formats",
+}
+"""Rule names that would take too much of a line."""
+
+
+def render_text(report: Facts, console: Console, *, cores_shown: int = CORES_SHOWN) -> None:
+    """Print a report: the summary first, then layers, cores (`cores_shown` at most), checks and what is left out."""
+    _summary(report, console)
+    _violations(report, console)
+    _layers(report, console)
+    _memory(report, console)
+    _reasons(report, console)
+    _cores(report, console, cores_shown)
+    _diagnostics(report, console)
+    _energy(report, console)
+    _closing(report, console)
+
+
+def table(title: str, *columns: tuple[str, str]) -> Table:
+    """An empty table. Columns: heading, and 'left', 'right', or 'wrap' for text that may break over lines."""
+    # A title longer than its table stays on one line.
+    heading = Text(title, style="bold", no_wrap=True, overflow="ignore") if title else None
+    made = Table(title=heading, title_justify="left", box=None, pad_edge=False)
+    for name, side in columns:
+        wraps = side == "wrap"
+        made.add_column(name, justify="right" if side == "right" else "left", no_wrap=not wraps, overflow="fold")
+    return made
+
+
+def share(resource: Facts | None) -> Text:
+    """used / limit and percent of a resource; a mark besides the colour where it is nearly full or too much."""
+    if resource is None:
+        return Text("-", style="dim")
+    return Text(f"{resource['used']:,}/{resource['limit']:,} ").append(percent(resource["percent"]))
+
+
+def percent(value: float | None) -> Text:
+    """A share; `!` where the limit is broken."""
+    if value is None:
+        return Text("-", style="dim")
+    style = "bold red" if value > 100 else "yellow" if value >= NEARLY_FULL else ""
+    return Text(f"{places(value)} %" + ("!" if value > 100 else ""), style=style)
+
+
+def places(value: float) -> str:
+    """Three figures or so: 0.48, 3.1, 38.3, 104."""
+    if value == 0 or abs(value) >= 100:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if abs(value) >= 1 else f"{value:.2g}"
+
+
+def plural(n: int, one: str, many: str | None = None) -> str:
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def memory_share(core: Facts) -> Text:
+    """Synaptic memory of a core: KiB used / limit, percent."""
+    resource = core["resources"].get("synapse memory")
+    if resource is None:
+        return Text(f"{core['memory']['kib']:.1f}")
+    text = Text(f"{core['memory']['kib']:.1f}/{core['memory_limit_kib']:.1f} ")
+    return text.append(percent(resource["percent"]))
+
+
+def free(core: Facts) -> str:
+    """KiB of synaptic memory that are left."""
+    return "-" if core["memory_free_kib"] is None else f"{core['memory_free_kib']:.1f}"
+
+
+def kibibytes(bits: int) -> str:
+    return f"{bits / 8192:.1f}"
+
+
+def formats_of(counts: dict[str, int], most: int = 3) -> str:
+    """Lists by format, one a line, the most used first."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    lines = [f"{n:,} {name}" for name, n in ordered[:most]]
+    rest = sum(n for _, n in ordered[most:])
+    return "\n".join([*lines, f"{rest:,} in {len(ordered) - most} more"] if rest else lines)
+
+
+def section(console: Console, shown: Table | Text) -> None:
+    console.print()
+    console.print(shown)
+
+
+def line(console: Console, label: str, text: str | Text) -> None:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(width=12, no_wrap=True, style="dim")
+    grid.add_column(overflow="fold")
+    grid.add_row(label, text)
+    console.print(grid)
+
+
+def _summary(report: Facts, console: Console) -> None:
+    totals, target, network = report["totals"], report["target"], report["network"]
+    console.print(
+        Text(report["name"], style="bold")
+        .append(f" on {target['name']}: ", style="")
+        .append(f"{plural(totals['cores'], 'core')} of {plural(totals['chips'], 'chip')}, ")
+        .append(f"{totals['memory']['kib']:,.1f} KiB of synaptic memory")
+        .append("" if report["fits"] else "   DOES NOT FIT", style="bold red")
+    )
+    model = report["cost_model"]
+    line(console, "", f"{report['statement']}" + (f"   build {report['build_hash']}" if report["build_hash"] else ""))
+    line(
+        console,
+        "target",
+        f"{target['title']}, {plural(totals['chips'], 'chip')} x {target['cores_per_chip']} cores x "
+        f"{target['synapse_memory_kib_per_core']:.0f} KiB",
+    )
+    line(console, "cost model", f"{model['name']} ({model['label']}; sources {', '.join(model['sources'])})")
+    entry = network["input"]
+    steps = network["steps_per_sample"]
+    before = ""
+    if network["synapses_before"] is not None and network["synapses_before"] != network["synapses"]:
+        before = f" (trained: {network['synapses_before']:,})"
+    density = "-" if network["connected_percent"] is None else places(network["connected_percent"])
+    line(
+        console,
+        "network",
+        f"{entry['neurons']:,} inputs ({entry['coding']}), {network['neurons']:,} neurons, "
+        f"{network['synapses']:,} synapses{before}, {density} % connected, {steps} steps a sample",
+    )
+    bits = totals["bits_per_synapse"]
+    if bits is not None:
+        line(console, "memory", f"{bits:g} bits a synapse, {places(totals['payload_percent'])} % of them weights")
+    if totals["dense"]:
+        dense = totals["dense"]
+        line(
+            console,
+            "dense",
+            f"with every synapse present: {plural(dense['cores'], 'core')}, {dense['words']:,} words"
+            + ("" if dense["fits"] else " (would not fit)"),
+        )
+
+
+def _violations(report: Facts, console: Console) -> None:
+    if not report["violations"]:
+        return
+    shown = table("broken rules", ("where", "wrap"), ("rule", "wrap"), ("value", "right"), ("limit", "right"))
+    shown.add_column("source", overflow="fold")
+    shown.add_column("to do", overflow="fold")
+    for v in report["violations"]:
+        value, limit = f"{v['value']:,g} {v['unit']}", f"{v['limit']:,g}"
+        shown.add_row(escape(v["where"]), v["rule"], value, limit, v["source"], v["remedy"] or "-")
+    section(console, shown)
+
+
+def _layers(report: Facts, console: Console) -> None:
+    wide = console.width >= WIDE
+    shown = table(
+        "layers",
+        ("layer", "wrap"),
+        *((("op", "wrap"),) if wide else ()),
+        ("in -> out", "right"),
+        ("connected", "right"),
+        *((("synapses", "right"),) if wide else ()),
+        ("bits", "right"),
+        ("cores", "right"),
+        ("fullest core", "right"),
+        ("bound by", "wrap"),
+    )
+    for layer in report["layers"]:
+        full = layer["fullest_core"]
+        has = bool(layer["connections"])
+        shown.add_row(
+            Text(layer["name"]),
+            *((layer["op"],) if wide else ()),
+            f"{layer['inputs']:,} -> {layer['outputs']:,}" if has else f"{layer['outputs']:,}",
+            "-" if layer["connected_percent"] is None else f"{places(layer['connected_percent'])} %",
+            *((f"{layer['synapses']:,}" if has else "-",) if wide else ()),
+            ", ".join(map(str, layer["weight_bits"])) or "-",
+            f"{layer['cores']:,}" if layer["on_chip"] else "-",
+            share(full["resources"][full["bound_by"]] if full else None),
+            SHORT.get(full["bound_by"], full["bound_by"]) if full else "-",
+        )
+    section(console, shown)
+
+
+def _memory(report: Facts, console: Console) -> None:
+    shown = table(
+        "synaptic memory, KiB",
+        ("layer", "left"),
+        ("total", "right"),
+        ("payload", "right"),
+        ("index", "right"),
+        ("header", "right"),
+        ("padding", "right"),
+        ("dense", "right"),
+        ("lists by format", "wrap"),
+    )
+    word_bits = report["target"]["word_bits"]
+    for layer in report["layers"]:
+        if not layer["connections"]:
+            continue
+        spent, dense = layer["memory"], layer["dense"]
+        shown.add_row(
+            Text(layer["name"]),
+            f"{spent['kib']:,.1f}",
+            *(kibibytes(spent[f"{what}_bits"]) for what in ("payload", "index", "header", "padding")),
+            f"{kibibytes(dense['words'] * word_bits)} in {dense['cores']}" if dense else "-",
+            formats_of(layer["lists_by_format"]) or "-",
+        )
+    total = report["totals"]["memory"]
+    dense = report["totals"]["dense"]
+    shown.add_row(
+        Text("all", style="bold"),
+        f"{total['kib']:,.1f}",
+        *(kibibytes(total[f"{what}_bits"]) for what in ("payload", "index", "header", "padding")),
+        f"{kibibytes(dense['words'] * word_bits)} in {dense['cores']}" if dense else "-",
+        f"{report['totals']['usage']['input_axons']:,} lists in all",
+    )
+    section(console, shown)
+
+
+def _reasons(report: Facts, console: Console) -> None:
+    many = [layer for layer in report["layers"] if layer["why"] and layer["why"]["slices"] > 1]
+    if many:
+        section(console, Text("why so many slices", style="bold"))
+    for layer in many:
+        console.print(Text(layer["why"]["sentence"]))
+
+
+def _cores(report: Facts, console: Console, most: int) -> None:
+    cores: Sequence[Facts] = report["cores"]
+    wide = console.width >= WIDE
+    title = "cores"
+    if len(cores) > most:
+        by_share = sorted(cores, key=lambda core: (-_fullness(core), core["core"]))
+        title = f"cores: the fullest {most} of {len(cores):,}"
+        cores = sorted(by_share[:most], key=lambda core: core["core"])
+    multi = report["totals"]["chips"] > 1
+    shown = table(
+        title,
+        ("core", "right"),
+        *((("chip", "right"),) if multi else ()),
+        ("neurons", "wrap"),
+        ("compartments", "right"),
+        ("in-axons", "right"),
+        ("out-axons", "right"),
+        ("synapse memory KiB" if wide else "synapse KiB", "right"),
+        *((("free", "right"),) if wide else ()),
+    )
+    for core in cores:
+        resources = core["resources"]
+        names = ", ".join(f"{s['population']}[{s['start']}:{s['stop']}]" for s in core["slices"])
+        shown.add_row(
+            str(core["core"]),
+            *((str(core["chip"]),) if multi else ()),
+            Text(names),
+            _used(resources.get("compartments")),
+            _used(resources.get("input axons")),
+            _used(resources.get("output axons")),
+            memory_share(core),
+            *((free(core),) if wide else ()),
+        )
+    section(console, shown)
+    if len(report["cores"]) > most:
+        console.print(f"... {len(report['cores']) - most:,} more, see --csv", style="dim")
+
+
+def _used(resource: Facts | None) -> Text:
+    if resource is None:
+        return Text("-")
+    value = resource["percent"] or 0.0
+    style = "bold red" if value > 100 else "yellow" if value >= NEARLY_FULL else ""
+    return Text(f"{resource['used']}/{resource['limit']}" + ("!" if value > 100 else ""), style=style)
+
+
+def _fullness(core: Facts) -> float:
+    return max((resource["percent"] or 0.0 for resource in core["resources"].values()), default=0.0)
+
+
+def _diagnostics(report: Facts, console: Console) -> None:
+    found = report["diagnostics"]
+    if not found:
+        return
+    shown = table("what the steps changed", ("code", "left"), ("where", "left"), ("what", "wrap"), ("effect", "wrap"))
+    for d in found[:DIAGNOSTICS_SHOWN]:
+        shown.add_row(d["code"], Text(d["where"]), Text(d["message"]), Text(d["effect"] or "-"))
+    section(console, shown)
+    if len(found) > DIAGNOSTICS_SHOWN:
+        console.print(f"... {len(found) - DIAGNOSTICS_SHOWN:,} more, see --json", style="dim")
+
+
+def _energy(report: Facts, console: Console) -> None:
+    estimate = report["energy"]
+    if not estimate:
+        return
+    section(console, Text(f"energy and time of a sample: {estimate['label']}", style="bold"))
+    line(console, "model", f"{estimate['model']}: {estimate['description']} Sources {', '.join(estimate['sources'])}.")
+    shown = table("", ("part", "left"), ("events", "right"), ("nJ, least", "right"), ("nJ, most", "right"))
+    shown.add_column("formula", overflow="fold")
+    for part in estimate["energy"]:
+        shown.add_row(
+            part["part"],
+            f"{part['events']:,.0f}",
+            f"{part['nanojoule_low']:,.3f}",
+            f"{part['nanojoule_high']:,.3f}",
+            part["formula"],
+        )
+    low, high = estimate["total_nanojoule"]
+    shown.add_row(Text("sum", style="bold"), "", f"{low:,.3f}", f"{high:,.3f}", "")
+    console.print(shown)
+    low, high = estimate["sample_microseconds"]
+    line(console, "time", f"{low:,.3f} to {high:,.3f} us a sample; {estimate['time_formula']}")
+    if estimate["static_microjoule"]:
+        low, high = estimate["static_microjoule"]
+        line(console, "static", f"{low:,.3f} to {high:,.3f} uJ a sample besides; {estimate['static_formula']}")
+    for note in estimate["notes"]:
+        line(console, "", note)
+
+
+def _closing(report: Facts, console: Console) -> None:
+    console.print()
+    wrong = [check for check in report["checks"] if not check["equal"]]
+    for check in wrong:
+        line(console, "FAULT", f"sums differ, please report this: {check['name']} {check['left']} != {check['right']}")
+    if not wrong:
+        line(console, "checks", f"{len(report['checks'])} sums counted in two ways, all equal")
+    line(console, "not modelled", "; ".join(report["not_modelled"]) or "-")
