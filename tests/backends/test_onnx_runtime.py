@@ -14,6 +14,7 @@ from toolchain.formats.onnx_model import graph_model, program_model
 from toolchain.ir import (
     Compartments,
     Connectivity,
+    CurrentInput,
     GradedInput,
     IntegerConnection,
     IntegerSynapses,
@@ -84,6 +85,24 @@ def test_wrap_at_24_bits(mantissa):
         3,
     )
     assert_equal(program, np.array([[1], [2]], np.uint8))
+
+
+@pytest.mark.parametrize("shift", [0, 1, 3, 7])
+@pytest.mark.parametrize("mantissa", [-1, 1, -128, 127])
+def test_host_current_is_rounded_alike(shift, mantissa):
+    """Neurons with biases -200 to 200 read out each injected current: as many spike as lie above its negative."""
+    size = 401
+    every = Connectivity(1, size, np.array([0, size]), np.arange(size, dtype=np.int32))
+    synapses = IntegerSynapses(every, np.full(size, mantissa, np.int16), 0, 8, "mixed")
+    bias = (np.arange(size) - 200).astype(np.int16)
+    program = Program(
+        "host",
+        CurrentInput("input", 1, np.zeros(1, np.int32), shift=shift),
+        (Compartments("out", size, 4096, 0, 0, bias),),
+        (IntegerConnection("w", "input", "out", synapses),),
+        1,
+    )
+    assert_equal(program, np.arange(256, dtype=np.uint8)[:, None])
 
 
 def test_no_inputs_left():
