@@ -406,7 +406,7 @@ def _samples(build: Build, data_dir: Path | None, count: int | None) -> tuple[ND
 
 @cli.command()
 @click.argument("build_dir", type=click.Path(path_type=Path))
-@click.option("--backend", default="reference", show_default=True, help="reference or lava.")
+@click.option("--backend", default="reference", show_default=True, help="reference, lava or onnx.")
 @click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Folder with the data set's files.")
 @click.option("--samples", type=click.IntRange(1), help="How many test samples (default: all).")
 @click.option("--deadline", type=float, help="Seconds after which Lava is stopped (default: from the work).")
@@ -425,7 +425,8 @@ def simulate(
     from toolchain import simulation
     from toolchain.build import load_build
 
-    run = simulation.backend(backend)
+    with _needs_extra("onnx"):
+        run = simulation.backend(backend)
     build = load_build(build_dir)
     x, y = _samples(build, data_dir, samples)
     with _progress(f"{backend}, {len(x)} samples") as progress:

@@ -19,6 +19,7 @@ from toolchain.pipeline import Compilation
 BACKENDS: dict[str, str] = {
     "reference": "toolchain.backends.reference:run",
     "lava": "toolchain.backends.lava:run",
+    "onnx": "toolchain.backends.onnx_runtime:run",
 }
 
 Progress = Callable[[int, int], None]
