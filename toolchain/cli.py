@@ -121,8 +121,8 @@ def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
 @click.option("--method", help="Pruning method: grad-r or dense.")
 @click.option("--alpha", type=float, help="Grad R's constant pressure toward zero, as published.")
 @click.option("--connectivity", type=float, help="Part of the synapses to keep (0 to 1); alpha is steered to it.")
-@click.option("--epochs", type=int)
-@click.option("--seed", type=int)
+@click.option("--epochs", type=int, help="Passes over the training set (default: the recipe's).")
+@click.option("--seed", type=int, help="Seed of weights, order and augmentation (default: the recipe's).")
 @click.option("--quantise-aware/--float", "quantise_aware", default=None, help="Train in the chip's arithmetic.")
 @click.option("--bits", type=int, help="Weight bits of quantise-aware training.")
 @click.option("--resume", is_flag=True, help="Continue from the checkpoint in the output folder.")
@@ -207,7 +207,7 @@ def _target_options(command: Callable[..., None]) -> Callable[..., None]:
             ),
             click.option("--bits", type=int, help="Weight bits (default: those of training, else the target's)."),
             click.option("--cost-model", help="How synapse memory is charged (default: the target's)."),
-            click.option("--chips", type=click.IntRange(1), default=1, show_default=True),
+            click.option("--chips", type=click.IntRange(1), default=1, show_default=True, help="Chips to spread over."),
             click.option("--one-layer-per-core", is_flag=True, help="Do not let small layers share a core."),
         )
     ):
@@ -299,7 +299,7 @@ def _compile(
 @click.argument("recipe", type=click.Path(path_type=Path))
 @_target_options
 @click.option("--connectivity", type=click.FloatRange(0, 1, min_open=True), required=True, help="Part of the synapses.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random network.")
 def check(
     recipe: Path,
     target_name: str,
@@ -411,7 +411,7 @@ def _samples(build: Build, data_dir: Path | None, count: int | None) -> tuple[ND
 @click.option("--samples", type=click.IntRange(1), help="How many test samples (default: all).")
 @click.option("--deadline", type=float, help="Seconds after which Lava is stopped (default: from the work).")
 @click.option("--save-spikes", type=click.Path(path_type=Path), help="Write every spike to an .npz file.")
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Figures as JSON.")
 def simulate(
     build_dir: Path,
     backend: str,
@@ -489,7 +489,7 @@ def _save_spikes(path: Path, trace: Trace) -> None:
 @click.option("--samples", type=click.IntRange(1), default=100, show_default=True, help="How many test samples.")
 @click.option("--deadline", type=float, help="Seconds after which Lava is stopped (default: from the work).")
 @click.option("--without-lava", is_flag=True, help="Leave Lava out, for machines that have none.")
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Figures as JSON.")
 def verify(
     build_dir: Path,
     data_dir: Path | None,
@@ -573,8 +573,10 @@ def doctor() -> None:
 
 
 @cli.command()
-@click.option("-o", "--output", default="snnc-demo", show_default=True, type=click.Path(path_type=Path))
-@click.option("--target", "target_name", default="loihi", show_default=True)
+@click.option(
+    "-o", "--output", default="snnc-demo", show_default=True, type=click.Path(path_type=Path), help="Build folder."
+)
+@click.option("--target", "target_name", default="loihi", show_default=True, help="Name of a target.")
 @click.option("--without-lava", is_flag=True, help="Leave Lava out, for machines that have none.")
 def demo(output: Path, target_name: str, without_lava: bool) -> None:
     """The whole way in about a minute, on the handwritten digits that ship with scikit-learn."""

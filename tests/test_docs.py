@@ -1,0 +1,59 @@
+"""What the documentation says is what the code does."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from toolchain import rules
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def load_script(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_command_reference_is_the_help():
+    made = load_script(ROOT / "docs" / "make_commands.py")
+    assert made.PAGE.read_text() == made.page(), "run docs/make_commands.py"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_that_are_named_exist(page):
+    for name in re.findall(r"`((?:toolchain|hw_targets|models|docs|tests)/[\w./]+)`", page.read_text()):
+        assert (ROOT / name).exists(), f"{page.name}: {name}"
+
+
+def test_every_diagnostic_is_documented():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    for source in (ROOT / "toolchain" / "passes").glob("*.py"):
+        for code in set(re.findall(r'"([A-Z]{3}\d{3})"', source.read_text())):
+            documented = code in text or (code.startswith("DED") and "DED001..4" in text)
+            assert documented, code
+
+
+def test_every_core_rule_has_a_wording():
+    for name, wording in rules.wordings().items():
+        assert wording.endswith("."), name
+
+
+def test_the_accounting_page_holds_the_table_of_its_script():
+    page = (ROOT / "docs" / "accounting.md").read_text()
+    assert (ROOT / "docs" / "figures" / "connectivity.md").read_text() in page
