@@ -14,7 +14,7 @@ from pathlib import Path
 from toolchain.errors import ToolError
 
 LAVA_PYTHON = "SNNC_LAVA_PYTHON"
-LAVA_PACKAGES = ("lava-nc", "numpy", "scipy", "networkx", "asteval", "scikit-learn")
+LAVA_PACKAGES = ("lava-nc", "numpy", "scipy", "networkx", "asteval")
 HOW_TO_GET_LAVA = "run `make lava` in the repository (or `python -m toolchain.setup_lava`), or set SNNC_LAVA_PYTHON"
 
 # Metadata only: importing Lava takes a second, this takes a few hundredths.

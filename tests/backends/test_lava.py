@@ -122,9 +122,7 @@ def test_stock_sources_and_sinks_agree_with_ours(lava: Interpreter, tmp_path: Pa
         folder = tmp_path / coding
         folder.mkdir()
         _spec.write(stock, folder)
-        backend.child.supervise(
-            [lava.path, backend.WORKER, folder], folder=folder, deadline_s=60, what="Lava"
-        )
+        backend.child.supervise([lava.path, backend.WORKER, folder], folder=folder, deadline_s=60, what="Lava")
         for i, name in enumerate(stock.record):
             bits = np.load(folder / f"trace_{i}.npy")
             assert np.array_equal(np.unpackbits(bits, axis=2, count=4), wanted.spikes[name])
@@ -214,6 +212,7 @@ def test_no_samples(lava: Interpreter) -> None:
         backend.run(chain(1), np.zeros((0, 4), int))
 
 
+@pytest.mark.slow
 def test_sixty_layers_are_more_than_1024_open_files_and_run(lava: Interpreter) -> None:
     import resource
 

@@ -172,7 +172,7 @@ def test_too_many_open_files_are_refused_before_lava_starts(
     lava: Interpreter, reaped: Reaped, fault: Callable[..., None]
 ) -> None:
     fault(more="worker.resource.setrlimit(worker.resource.RLIMIT_NOFILE, (210, 210))")
-    with pytest.raises(ToolError, match="Lava needs about [0-9]+ open files for this network, .* is 210"):
+    with pytest.raises(ToolError, match=r"Lava needs about [0-9]+ open files for this network, .* is 210"):
         backend.run(chain(2), SAMPLES)
 
 
