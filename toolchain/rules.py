@@ -13,7 +13,7 @@ from typing import Any
 from hw_targets import Limit as TargetLimit
 from hw_targets import Target, TargetError
 from toolchain.errors import UsageError, Violation
-from toolchain.ir import Program
+from toolchain.ir import Program, stored_shift
 from toolchain.mapping.cost_models import pool_use
 from toolchain.mapping.place import Mapping
 from toolchain.mapping.usage import Limit, Usage
@@ -163,9 +163,10 @@ def check_program(program: Program, target: Target) -> Iterator[Violation]:
             "train with input coding 'rate' or 'current', or choose a target with graded spikes (loihi2)",
         )
 
-    def above(where: str, value: int, key: str, remedy: str) -> Iterator[Violation]:
+    def outside(where: str, value: int, key: str, remedy: str | None) -> Iterator[Violation]:
         stated = target.limit(key)
-        if value > stated.value:  # type: ignore[operator]
+        broken = value < stated.value if key.endswith("_min") else value > stated.value  # type: ignore[operator]
+        if broken:
             yield Violation(
                 key.replace("_", " "),
                 where,
@@ -176,18 +177,20 @@ def check_program(program: Program, target: Target) -> Iterator[Violation]:
                 remedy,
             )
 
+    threshold = program.input.parameters().get("threshold", 0)
+    yield from outside(f"{program.input.name}.threshold", threshold, "threshold_mantissa_max", None)
     for p in program.populations:
-        yield from above(f"{p.name}.vth", p.vth, "threshold_mantissa_max", "use fewer weight bits")
-        yield from above(f"{p.name}.bias", int(abs(p.bias_mantissa).max(initial=0)), "bias_mantissa_max", "")
-        yield from above(f"{p.name}.bias_exponent", p.bias_exponent, "bias_exponent_max", "")
-        yield from above(f"{p.name}.du", p.du - 1, "current_decay_max", "")
-        yield from above(f"{p.name}.dv", p.dv, "voltage_decay_max", "")
+        yield from outside(f"{p.name}.vth", p.vth, "threshold_mantissa_max", "use fewer weight bits")
+        yield from outside(f"{p.name}.bias", int(abs(p.bias_mantissa).max(initial=0)), "bias_mantissa_max", None)
+        yield from outside(f"{p.name}.bias_exponent", p.bias_exponent, "bias_exponent_max", None)
+        yield from outside(f"{p.name}.du", p.du, "current_decay_max", None)
+        yield from outside(f"{p.name}.dv", p.dv, "voltage_decay_max", None)
     for c in program.connections:
         if program.input.on_host and c.source == program.input.name:
             continue
-        # The register counts from the left end of the stored weight: fewer bits are stored shifted up.
-        shift = (9 if c.synapses.sign_mode == "mixed" else 8) - c.synapses.weight_bits
-        yield from above(f"{c.name}.exponent", c.synapses.exponent - shift, "weight_exponent_max", "")
+        register = c.synapses.exponent - stored_shift(c.synapses.sign_mode, c.synapses.weight_bits)
+        yield from outside(f"{c.name}.exponent", register, "weight_exponent_max", None)
+        yield from outside(f"{c.name}.exponent", register, "weight_exponent_min", None)
 
 
 def check_mapping(mapping: Mapping, target: Target, chips: int) -> tuple[Violation, ...]:
@@ -203,6 +206,11 @@ def check_mapping(mapping: Mapping, target: Target, chips: int) -> tuple[Violati
             if limit.broken and not any((name, limit.rule) in told for name in names):
                 where = f"core {core.index} ({', '.join(str(s) for s in core.slices)})"
                 found.append(_violation(limit, where, None))
+    system = target.limit("chips_per_system")
+    if chips > int(system.value):  # type: ignore[arg-type]
+        found.append(
+            Violation("chips of one system", "--chips", chips, int(system.value), "chips", source_of(system))  # type: ignore[arg-type]
+        )
     stated = target.limit("cores_per_chip")
     if len(mapping.cores) > int(stated.value) * chips:  # type: ignore[arg-type]
         largest = max(mapping.reasons, key=lambda reason: reason.n_slices)

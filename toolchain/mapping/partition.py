@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from toolchain.ir import Program
-from toolchain.mapping.synapse_memory import FormatChoice, Parameters, SliceCost, SynapseLists, cost_slice
+from toolchain.ir import Connectivity, Program
+from toolchain.mapping.synapse_memory import FormatChoice, Parameters, SliceCost, SynapseLists, cost_slice, cumulated
 from toolchain.mapping.usage import Limit, Usage
 
 Limits = Callable[[Usage], Sequence[Limit]]
@@ -115,30 +116,54 @@ class _Cutter:
     costing: Costing
     limits: Limits
 
+    @cached_property
+    def fan_in(self) -> NDArray[np.int64]:
+        """Synapses of every neuron over all entering connections, shape (size,)."""
+        return sum((x.connectivity.fan_in for x in self.entering.values()), np.zeros(self.size, np.int64))
+
+    @cached_property
+    def by_target(self) -> dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Per connection the synapses in the order of their targets, and where each target's begin."""
+        return {
+            name: (np.argsort(x.connectivity.targets, kind="stable"), cumulated(x.connectivity.fan_in))
+            for name, x in self.entering.items()
+        }
+
     def cut(self) -> tuple[list[Slice], Reason, list[Limit]]:
+        """The slices, why there are so many, and limits that one neuron alone breaks (left out of the search)."""
+        never = self._broken_alone()
+        if never:
+            return self._without(never)
         k = self._fewest()
-        failed_k, failed = k - 1, self._outline_broken(k - 1)
-        step = 1
-        while True:
-            slices, broken = self._attempt(k)
-            if not broken:
-                break
-            failed_k, failed = k, broken
+        fails, step = k - 1, 1
+        found = self._try(k)
+        while not isinstance(found, list):
             if k == self.size:
-                return slices, Reason(self.name, k, k, tuple(broken)), broken
-            # The worst overload says about how many more slices are needed; what is jumped over is tried below.
-            guess = int(k * min(limit.share for limit in broken[:1]) * 0.9)
-            step = max(1, guess - k)
-            k = min(self.size, k + step)
-        low, high = failed_k, k
-        while high - low > 1:
-            middle = (low + high) // 2
-            tried, broken = self._attempt(middle)
-            if broken:
-                low, failed = middle, broken
+                return self._without(self._broken_by(k))
+            # The overload says about how many more slices are needed; what is jumped over is tried below.
+            fails, k, step = k, min(self.size, max(k + step, int(k * found))), step + 1
+            found = self._try(k)
+        slices, fits = found, k
+        while fits - fails > 1:
+            middle = (fails + fits) // 2
+            found = self._try(middle)
+            if isinstance(found, list):
+                slices, fits = found, middle
             else:
-                high, slices = middle, tried
-        return slices, Reason(self.name, high, low, tuple(failed)), []
+                fails = middle
+        return slices, Reason(self.name, fits, fails, tuple(self._broken_by(fails))), []
+
+    def _without(self, never: list[Limit]) -> tuple[list[Slice], Reason, list[Limit]]:
+        """The cut under all limits but these, which no slicing keeps."""
+        ignored = {limit.rule for limit in never}
+        rest = replace(self, limits=lambda usage: [x for x in self.limits(usage) if x.rule not in ignored])
+        slices, reason, more = rest.cut()
+        return slices, reason, _worst([*never, *more])
+
+    def _broken_alone(self) -> list[Limit]:
+        """Limits that the neuron with the most synapses, or the one with the most output axons, breaks by itself."""
+        heaviest = {int(np.argmax(self.fan_in)), int(np.argmax(self.entries))}
+        return _worst([limit for n in sorted(heaviest) for limit in _broken(self.limits(self.slice(n, n + 1).usage))])
 
     def _fewest(self) -> int:
         """A number of slices below which compartments, output axons or the bare weights would not fit."""
@@ -162,23 +187,38 @@ class _Cutter:
         )
         return _broken(self.limits(least))
 
-    def _attempt(self, k: int) -> tuple[list[Slice], list[Limit]]:
-        """k slices cut evenly by neurons, or else evenly by load; the limits that the better of the two breaks."""
-        best: tuple[list[Slice], list[Limit]] | None = None
+    def _try(self, k: int) -> list[Slice] | float:
+        """k slices that keep all limits, cut evenly by neurons or else evenly by load; or the overload met first."""
+        overload = np.inf
         for edges in self._edges(k):
-            slices = [self.slice(a, b) for a, b in itertools.pairwise(edges)]
-            broken = _worst([limit for s in slices for limit in _broken(self.limits(s.usage))])
-            if not broken:
-                return slices, []
-            if best is None or broken[0].share < best[1][0].share:
-                best = slices, broken
-        assert best is not None
-        return best
+            slices: dict[int, Slice] = {}
+            load = np.add.reduceat(self.fan_in + self.entries, edges[:-1])
+            for at in np.argsort(-load, kind="stable"):  # the fullest first: most failures show in it
+                slices[int(at)] = s = self.slice(edges[at], edges[at + 1])
+                broken = _broken(self.limits(s.usage))
+                if broken:
+                    overload = min(overload, broken[0].share)
+                    break
+            else:
+                return [slices[at] for at in range(k)]
+        return overload
+
+    def _broken_by(self, k: int) -> list[Limit]:
+        """The limits that k slices break: the bound from the totals, or else those of the better of the two cuts."""
+        outline = self._outline_broken(k)
+        if outline or k < 1:
+            return outline
+        cuts = [
+            _worst(
+                [limit for a, b in itertools.pairwise(edges) for limit in _broken(self.limits(self.slice(a, b).usage))]
+            )
+            for edges in self._edges(k)
+        ]
+        return min(cuts, key=lambda broken: broken[0].share)
 
     def _edges(self, k: int) -> list[NDArray[np.int64]]:
         even = np.linspace(0, self.size, k + 1).round().astype(np.int64)
-        load = self.entries + sum(x.connectivity.fan_in for x in self.entering.values())
-        total = np.cumsum(load)
+        total = np.cumsum(self.entries + self.fan_in)
         if k == 1 or not total[-1]:
             return [even]
         inner = np.searchsorted(total, total[-1] * np.arange(1, k) / k) + 1
@@ -187,14 +227,30 @@ class _Cutter:
         return [even, levelled] if usable else [even]
 
     def slice(self, start: int, stop: int) -> Slice:
-        costs = {
-            name: self.costing.cost(lists.window(targets=(int(start), int(stop))))
-            for name, lists in self.entering.items()
-        }
-        usage = Usage(compartments=int(stop - start), output_axons=int(self.entries[start:stop].sum()))
-        for cost in costs.values():
-            usage = usage + Usage.of_synapses(cost)
-        return Slice(self.name, int(start), int(stop), usage, costs)
+        """Neurons [start, stop) with their costs; connections share the core's format registers where they must."""
+        start, stop = int(start), int(stop)
+        lists = {name: self._window(name, start, stop) for name in self.entering}
+        bare = Usage(compartments=stop - start, output_axons=int(self.entries[start:stop].sum()))
+        costs = {name: self.costing.cost(part) for name, part in lists.items()}
+        usage = sum((Usage.of_synapses(cost) for cost in costs.values()), bare)
+        registers = self.costing.choice.max_formats
+        if registers is not None and len(usage.formats) > registers:
+            choice = replace(self.costing.choice, max_formats=max(1, registers // len(costs)))
+            costs = {name: self.costing.cost(part, choice) for name, part in lists.items()}
+            usage = sum((Usage.of_synapses(cost) for cost in costs.values()), bare)
+        return Slice(self.name, start, stop, usage, costs)
+
+    def _window(self, name: str, start: int, stop: int) -> SynapseLists:
+        """The synapses onto [start, stop), at a cost that grows with them alone."""
+        lists = self.entering[name]
+        if (start, stop) == (0, self.size):
+            return lists
+        order, first = self.by_target[name]
+        chosen = np.sort(order[first[start] : first[stop]])  # back to the order of sources
+        whole = lists.connectivity
+        indptr = cumulated(np.bincount(whole.sources[chosen], minlength=whole.n_sources))
+        part = Connectivity(whole.n_sources, stop - start, indptr, whole.targets[chosen] - np.int32(start))
+        return replace(lists, connectivity=part, mantissas=lists.mantissas[chosen])
 
 
 def _broken(limits: Sequence[Limit]) -> list[Limit]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from toolchain.errors import SnncError
 from toolchain.ir import Program
-from toolchain.mapping.partition import Costing, Limits, Partition, Reason, Slice, chip_lists
+from toolchain.mapping.partition import Costing, Limits, Partition, Reason, Slice, chip_lists, partition
 from toolchain.mapping.usage import Limit, Usage
 
 
@@ -92,9 +92,59 @@ def place(
 ) -> Mapping:
     """Slices to cores by first fit, largest first, when `share_cores`; else one slice a core.
 
-    Chips are filled in core order; output axons that cross chips are charged one entry more.
+    Chips are filled in core order; output axons that cross chips are charged one entry more. Where that breaks a
+    limit which the cut had kept, the program is cut again as if every output axon crossed chips.
     """
-    groups = _first_fit(program, cut.slices, costing, limits) if share_cores else [[s] for s in cut.slices]
+
+    def placed(slices: Partition, packing: Limits) -> Mapping:
+        groups = _first_fit(program, slices.slices, costing, packing) if share_cores else [[s] for s in slices.slices]
+        return _mapping(program, slices, groups, costing, target, cores_per_chip)
+
+    mapping = placed(cut, limits)
+    if _crossings_break(mapping, limits):
+        every = _as_if_all_crossed(limits)
+        other = placed(partition(program, costing, every), every)
+        if not other.impossible and not _crossings_break(other, limits):
+            return other
+    return mapping
+
+
+def _as_if_all_crossed(limits: Limits) -> Limits:
+    """The limits, asked as if every output axon went to another chip (what only that breaks says so)."""
+
+    def asked(usage: Usage) -> list[Limit]:
+        plain = {limit.rule: limit.value for limit in limits(usage)}
+        crossing = replace(usage, output_axons=2 * usage.output_axons, crossing_axons=usage.output_axons)
+        return [
+            limit
+            if plain.get(limit.rule) == limit.value
+            else replace(limit, rule=f"{limit.rule}, were all to other chips")
+            for limit in limits(crossing)
+        ]
+
+    return asked
+
+
+def _crossings_break(mapping: Mapping, limits: Limits) -> bool:
+    """Whether a core breaks a limit that it would keep if all its targets were on its own chip."""
+
+    def broken(usage: Usage) -> int:
+        return sum(limit.broken for limit in limits(usage))
+
+    return any(
+        core.usage.crossing_axons and broken(core.usage) > broken(sum((s.usage for s in core.slices), Usage()))
+        for core in mapping.cores
+    )
+
+
+def _mapping(
+    program: Program,
+    cut: Partition,
+    groups: list[list[Slice]],
+    costing: Costing,
+    target: str,
+    cores_per_chip: int,
+) -> Mapping:
     rank = {(s.population, s.start): k for k, s in enumerate(cut.slices)}
     for group in groups:
         group.sort(key=lambda s: rank[s.population, s.start])
