@@ -52,6 +52,10 @@ class TestCore:
         assert f"longest axon: {fan_out.max()} synapses, pixels[{fan_out.argmax()}] onto {s}" in text
         assert text.count("mixed") == len(core.usage.formats)
 
+    def test_the_longest_axon_of_a_dense_layer_reaches_every_neuron(self):
+        dense = mapped_program(random_program((5, 3), 1.0, coding="graded"), "loihi2")
+        assert "longest axon: 3 synapses, pixels[0] onto fc1[0:3]" in ask(report.inspect_core, dense, 0)
+
     def test_a_core_of_inputs_alone(self):
         text = ask(report.inspect_core, mapped_program(random_program((1000, 100), 0.3)), 0)
         assert "pixels[0:1000]" in text

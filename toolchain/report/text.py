@@ -19,6 +19,8 @@ DIAGNOSTICS_SHOWN = 20
 NEARLY_FULL = 90.0
 """Percent from which on a figure is pointed out."""
 
+PARTS = ("payload", "index", "header", "padding")
+
 SHORT = {
     "synapse memory": "synapse memory",
     "words per input axon": "longest list",
@@ -150,14 +152,15 @@ def _summary(report: Facts, console: Console) -> None:
     bits = totals["bits_per_synapse"]
     if bits is not None:
         line(console, "memory", f"{bits:g} bits a synapse, {places(totals['payload_percent'])} % of them weights")
-    if totals["dense"]:
-        dense = totals["dense"]
-        line(
-            console,
-            "dense",
-            f"with every synapse present: {plural(dense['cores'], 'core')}, {dense['words']:,} words"
-            + ("" if dense["fits"] else " (would not fit)"),
-        )
+    line(console, "dense", _dense(totals["dense"]))
+
+
+def _dense(dense: Facts | None) -> str:
+    """What the network would take with every synapse present."""
+    if dense is None:
+        return "with every synapse present: not worked out"
+    words = f"with every synapse present: {plural(dense['cores'], 'core')}, {dense['words']:,} words"
+    return words + ("" if dense["fits"] else " (would not fit)")
 
 
 def _violations(report: Facts, console: Console) -> None:
@@ -167,7 +170,7 @@ def _violations(report: Facts, console: Console) -> None:
     shown.add_column("source", overflow="fold")
     shown.add_column("to do", overflow="fold")
     for v in report["violations"]:
-        value, limit = f"{v['value']:,g} {v['unit']}", f"{v['limit']:,g}"
+        value, limit = f"{v['value']:,.10g} {v['unit']}", f"{v['limit']:,.10g}"
         shown.add_row(escape(v["where"]), v["rule"], value, limit, v["source"], v["remedy"] or "-")
     section(console, shown)
 
@@ -204,38 +207,27 @@ def _layers(report: Facts, console: Console) -> None:
 
 
 def _memory(report: Facts, console: Console) -> None:
+    wide = console.width >= WIDE
+    word_bits, totals = report["target"]["word_bits"], report["totals"]
     shown = table(
         "synaptic memory, KiB",
-        ("layer", "left"),
+        ("layer", "wrap"),
         ("total", "right"),
-        ("payload", "right"),
-        ("index", "right"),
-        ("header", "right"),
-        ("padding", "right"),
-        ("dense", "right"),
-        ("lists by format", "wrap"),
+        *((part, "right") for part in PARTS),
+        *((("dense", "right"),) if wide else ()),
+        ("lists by format", "left"),
     )
-    word_bits = report["target"]["word_bits"]
+
+    def row(name: Text, spent: Facts, dense: Facts | None, lists: str) -> None:
+        full = f"{kibibytes(dense['words'] * word_bits)} in {dense['cores']}" if dense else "-"
+        bits = (kibibytes(spent[f"{part}_bits"]) for part in PARTS)
+        shown.add_row(name, f"{spent['kib']:,.1f}", *bits, *((full,) if wide else ()), lists)
+
     for layer in report["layers"]:
-        if not layer["connections"]:
-            continue
-        spent, dense = layer["memory"], layer["dense"]
-        shown.add_row(
-            Text(layer["name"]),
-            f"{spent['kib']:,.1f}",
-            *(kibibytes(spent[f"{what}_bits"]) for what in ("payload", "index", "header", "padding")),
-            f"{kibibytes(dense['words'] * word_bits)} in {dense['cores']}" if dense else "-",
-            formats_of(layer["lists_by_format"]) or "-",
-        )
-    total = report["totals"]["memory"]
-    dense = report["totals"]["dense"]
-    shown.add_row(
-        Text("all", style="bold"),
-        f"{total['kib']:,.1f}",
-        *(kibibytes(total[f"{what}_bits"]) for what in ("payload", "index", "header", "padding")),
-        f"{kibibytes(dense['words'] * word_bits)} in {dense['cores']}" if dense else "-",
-        f"{report['totals']['usage']['input_axons']:,} lists in all",
-    )
+        if layer["connections"]:
+            lists = formats_of(layer["lists_by_format"]) or "-"
+            row(Text(layer["name"]), layer["memory"], layer["dense"], lists)
+    row(Text("all", style="bold"), totals["memory"], totals["dense"], f"{totals['usage']['input_axons']:,} in all")
     section(console, shown)
 
 
