@@ -326,19 +326,31 @@ def check(
 
 
 @cli.command("report")
-@click.argument("build_dir", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="The whole report as JSON (schema: snnc report --schema).")
+@click.argument("build_dir", type=click.Path(path_type=Path), required=False)
+@click.option("--json", "as_json", is_flag=True, help="The whole report as JSON.")
 @click.option("--csv", "as_csv", is_flag=True, help="One line for each core.")
 @click.option("--html", "as_html", is_flag=True, help="A page that needs nothing else.")
-def report_command(build_dir: Path, as_json: bool, as_csv: bool, as_html: bool) -> None:
+@click.option("--picture", type=click.Path(path_type=Path), help="Draw the mapping to an .svg, .png or .pdf file.")
+@click.option("--schema", is_flag=True, help="Print the JSON schema of reports, what every figure means.")
+def report_command(
+    build_dir: Path | None, as_json: bool, as_csv: bool, as_html: bool, picture: Path | None, schema: bool
+) -> None:
     """Cores, memory and limits of a build, layer by layer and core by core."""
     from toolchain import report
     from toolchain.build import load_build
 
-    if as_json + as_csv + as_html > 1:
-        raise UsageError("choose one of --json, --csv and --html")
+    if as_json + as_csv + as_html + schema + (picture is not None) > 1:
+        raise UsageError("choose one of --json, --csv, --html, --picture and --schema")
+    if schema:
+        click.echo(json.dumps(report.schema(), indent=2))
+        return
+    if build_dir is None:
+        raise UsageError("which build?", remedy="snnc report BUILD_DIR")
     facts = load_build(build_dir).report
-    if as_json:
+    if picture is not None:
+        report.mapping_picture(facts, picture)
+        out.print(f"wrote {picture}")
+    elif as_json:
         click.echo(report.to_json(facts), nl=False)
     elif as_csv:
         click.echo(report.to_csv(facts), nl=False)

@@ -16,6 +16,7 @@ from toolchain.errors import UsageError, Violation
 from toolchain.ir import Program, stored_shift
 from toolchain.mapping.cost_models import pool_use
 from toolchain.mapping.place import Mapping
+from toolchain.mapping.synapse_memory import Format
 from toolchain.mapping.usage import Limit, Usage
 
 
@@ -101,9 +102,15 @@ def core_limits(usage: Usage, target: Target, model: str) -> list[Limit]:
     return [limit for rule in CORE_RULES if (limit := rule(usage, target, model)) is not None]
 
 
-def wordings() -> dict[str, str]:
-    """Name of every core rule -> its wording."""
-    return {rule.__name__: (rule.__doc__ or "").splitlines()[0] for rule in CORE_RULES}
+def wording(rule: CoreRule) -> str:
+    """What users read of a rule: the first line of its docstring."""
+    return (rule.__doc__ or "").splitlines()[0]
+
+
+def stated_limit(rule: CoreRule, target: Target) -> Limit | None:
+    """The limit of a rule on a target, whatever is used; None where the target states none."""
+    nothing = Usage(formats=frozenset({Format("sparse", "mixed", 8, 0, 6, 0)}))
+    return rule(nothing, target, target.default_cost_model)
 
 
 def cost_parameters(target: Target, model: str) -> dict[str, Any]:
