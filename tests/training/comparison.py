@@ -1,0 +1,23 @@
+"""What two runs are compared by."""
+
+import json
+
+import torch
+
+
+def plain(value):
+    """Tensors as nested lists with their type, so that == compares every bit's value."""
+    if isinstance(value, torch.Tensor):
+        return str(value.dtype), value.tolist()
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items() if key != "seconds"}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def content(folder):
+    """A run's model and metrics, without the time they took."""
+    model = plain(torch.load(folder / "model.pt", weights_only=True))
+    lines = [plain(json.loads(line)) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {**model, "lines": lines}

@@ -1,0 +1,1 @@
+"""Training of sparse spiking networks in the arithmetic of the chip. `loop.train` is the entrance."""

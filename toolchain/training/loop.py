@@ -1,0 +1,402 @@
+"""The training loop.
+
+Everything random is drawn from generators seeded by the recipe's seed, what it is for, and the step. So there is no
+generator state to keep: a run continued from its checkpoint does what it would have done without the stop, bit for bit
+(with the same number of threads and the same torch; products are summed in another order elsewhere).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from toolchain.errors import Diagnostic, Interrupted, SnncError
+from toolchain.files import write_text
+from toolchain.training import augment, checkpoint, evaluate, precision, progress, quantise
+from toolchain.training.data import Dataset, load
+from toolchain.training.methods import Clock, Run
+from toolchain.training.modules import SpikingNetwork
+from toolchain.training.recipe import Recipe, Train
+
+ORDER, AUGMENT = 1, 2
+"""Purposes of random numbers."""
+GRID_INTERVAL = 20
+"""Steps between two fits of the integer grids; weights must not run into the end of their range in between."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run gave. metrics: the figures of `evaluate.figures`, as deployed, and the seconds that it took."""
+
+    model: Path
+    recipe: Recipe
+    metrics: dict[str, Any]
+    diagnostics: tuple[Diagnostic, ...]
+
+
+def train(
+    recipe: Recipe,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    out_dir: str | os.PathLike[str],
+    resume: bool = False,
+    reporter: progress.Reporter | None = None,
+) -> TrainResult:
+    """Train as the recipe says and write model.pt, metrics.jsonl, recipe.toml and checkpoint.pt into out_dir.
+
+    resume: continue from out_dir's checkpoint, to the same bits as if there had been no stop.
+    reporter: receives the progress; a bar or lines on standard error when None.
+
+    Raises:
+        SnncError: data or folder refused, checkpoint of another recipe, a file could not be written, loss not finite.
+        Interrupted: SIGINT or SIGTERM came; the checkpoint is written, the message says how to continue.
+    """
+    recipe = _with_precision(recipe)
+    dataset = load(recipe.data.dataset, data_dir)
+    folder = _prepare(Path(out_dir), resume)
+    session = Session(recipe, dataset, folder)
+    if resume:
+        session.restore()
+    else:
+        write_text(folder / "recipe.toml", recipe.to_toml())
+    reporter = progress.automatic() if reporter is None else reporter
+    try:
+        with _stop_signals() as stopped:
+            session.run(reporter, stopped)
+    finally:
+        reporter.close()
+    return session.finish()
+
+
+def _with_precision(recipe: Recipe) -> Recipe:
+    chosen = precision.resolve(recipe.train.precision)
+    return replace(recipe, train=replace(recipe.train, precision=chosen))
+
+
+def _prepare(folder: Path, resume: bool) -> Path:
+    if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SnncError(
+            f"{folder} exists already",
+            where="-o",
+            got=str(folder),
+            remedy="choose another place with -o, or continue what is there with --resume",
+        )
+    if resume and not (folder / "checkpoint.pt").exists():
+        raise SnncError(f"there is no checkpoint in {folder}", where=str(folder), remedy="start without --resume")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SnncError(f"could not make {folder}", where="-o", got=error.strerror) from error
+    return folder
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set, so that a step is never cut in half; a second one stops at once."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if stopped.is_set():
+            raise KeyboardInterrupt
+        stopped.set()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def learning_rates(options: Train, steps_per_epoch: int) -> tuple[float, ...]:
+    """The learning rate of every step: linear warm-up, then constant.
+
+    With `cosine`, from the fraction `decay_from` of training on, a half cosine down to final_lr * lr.
+    """
+    total = options.epochs * steps_per_epoch
+    hold = round(options.decay_from * total)
+    warm = round(options.warmup * steps_per_epoch)
+    rates = []
+    for step in range(total):
+        if step < warm:
+            factor = (step + 1) / warm
+        elif options.schedule == "cosine" and step >= hold:
+            begin = max(warm, hold)
+            done = (step - begin) / max(total - begin, 1)
+            factor = options.final_lr + (1 - options.final_lr) * (1 + math.cos(math.pi * done)) / 2
+        else:
+            factor = 1.0
+        rates.append(options.lr * factor)
+    return tuple(rates)
+
+
+def loss_of(options: Train, rates: Tensor, labels: Tensor) -> Tensor:
+    """The loss of output rates (B, classes), spike counts over T."""
+    if options.loss == "cross-entropy":
+        return functional.cross_entropy(options.loss_scale * rates, labels, label_smoothing=options.label_smoothing)
+    target = functional.one_hot(labels, rates.shape[1]).to(rates.dtype)
+    if options.label_smoothing:
+        target = target * (1 - options.label_smoothing) + options.label_smoothing / rates.shape[1]
+    return functional.mse_loss(rates, target)
+
+
+class Session:
+    """A run in progress: network, method, position, and sums of the current epoch."""
+
+    def __init__(self, recipe: Recipe, dataset: Dataset, folder: Path) -> None:
+        self.recipe, self.dataset, self.folder = recipe, dataset, folder
+        options = recipe.train
+        self.x, self.y = torch.from_numpy(dataset.train_x.copy()), torch.from_numpy(dataset.train_y.copy())
+        self.test_x, self.test_y = torch.from_numpy(dataset.test_x.copy()), torch.from_numpy(dataset.test_y.copy())
+        # The last, smaller batch of an epoch is trained on too.
+        self.steps_per_epoch = math.ceil(len(self.x) / options.batch_size)
+        self.total = options.epochs * self.steps_per_epoch
+        self.rates = learning_rates(options, self.steps_per_epoch)
+        self.network = SpikingNetwork(recipe, dataset.size, dataset.classes)
+        self.method: Run = recipe.method.start(self.network, total_steps=self.total, weight_decay=options.weight_decay)
+        self.dtype = precision.DTYPES[options.precision]
+        self.step = 0
+        self.seconds = 0.0
+        self.loss_sum = 0.0
+        self.samples_seen = 0
+        self.shrunk = 0
+        self.records: list[dict[str, Any]] = []
+        self._order = (-1, torch.empty(0, dtype=torch.int64))
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that are over."""
+        return self.step // self.steps_per_epoch
+
+    def _generator(self, purpose: int, number: int) -> torch.Generator:
+        mixed = (self.recipe.seed << 40) ^ (purpose << 36) ^ number
+        return torch.Generator().manual_seed(mixed)
+
+    def _batch(self) -> tuple[Tensor, Tensor]:
+        epoch, position = divmod(self.step, self.steps_per_epoch)
+        if self._order[0] != epoch:
+            self._order = (epoch, torch.randperm(len(self.x), generator=self._generator(ORDER, epoch)))
+        size = self.recipe.train.batch_size
+        chosen = self._order[1][position * size : (position + 1) * size]
+        x, ranges = self.x[chosen], self.recipe.augment
+        if ranges.active and self.step < ranges.until * self.total:
+            x = augment.affine(x, self.dataset.shape, ranges, self._generator(AUGMENT, self.step))
+        return x, self.y[chosen]
+
+    def run(self, reporter: progress.Reporter, stopped: threading.Event) -> None:
+        """Train to the end, or until `stopped` is set."""
+        accuracy = next((r["accuracy"] for r in reversed(self.records) if "accuracy" in r), None)
+        began = time.monotonic() - self.seconds
+        connected = evaluate.connectivity(self.method.masks())
+        while self.step < self.total:
+            self._one_step()
+            ended = self.step % self.steps_per_epoch == 0
+            self.seconds = time.monotonic() - began
+            mean = self.loss_sum / max(self.samples_seen, 1)
+            if ended:
+                record = self._end_epoch()
+                accuracy = record.get("accuracy", accuracy)
+                connected = record["connectivity"]
+                self.seconds = time.monotonic() - began
+                self.save()
+            if ended or self.step % 10 == 0:
+                status = progress.Status(
+                    self.step,
+                    self.total,
+                    (self.step - 1) // self.steps_per_epoch + 1,
+                    self.recipe.train.epochs,
+                    mean,
+                    accuracy,
+                    connected,
+                )
+                reporter.update(status, epoch_ended=ended)
+            if stopped.is_set() and self.step < self.total:
+                self.save()
+                raise Interrupted(
+                    f"stopped in epoch {self.epoch + 1} of {self.recipe.train.epochs}",
+                    where=str(self.folder),
+                    remedy="the same command with --resume continues from here",
+                )
+
+    def _one_step(self) -> None:
+        clock = Clock(self.step, self.total, self.rates)
+        was_frozen = self.method.frozen
+        self.method.before_step(clock)
+        if self.method.frozen and self.network.used is None and not (was_frozen and self.step):
+            self.network.compact(self.method.masks())
+        if self.recipe.quantise.aware and self._refit(was_frozen):
+            self.network.fit_grids()
+        x, y = self._batch()
+        rates = self.network(x, self.dtype).float().mean(0)
+        loss = loss_of(self.recipe.train, rates, y)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise SnncError(
+                "the loss is not finite",
+                where=f"epoch {self.epoch + 1}, step {self.step}",
+                got=value,
+                remedy="lower [train] lr",
+            )
+        for parameter in self.network.parameters():
+            parameter.grad = None
+        loss.backward()
+        self.method.after_backward(clock)
+        self.method.step(clock)
+        self.loss_sum += value * len(y)
+        self.samples_seen += len(y)
+        self.step += 1
+
+    def _refit(self, was_frozen: bool) -> bool:
+        """Whether the grids follow the weights now: now and then, but not in the end, for training to settle."""
+        settled = self.step >= (1 - self.recipe.quantise.settle) * self.total
+        due = self.step % GRID_INTERVAL == 0 and not settled
+        return due or self.step == 0 or self.method.frozen != was_frozen
+
+    def _end_epoch(self) -> dict[str, Any]:
+        if self.step == self.total:
+            self.method.finish()
+        self._keep_sums_in_range()
+        masks = self.method.masks()
+        record = {
+            "epoch": self.epoch,
+            "loss": self.loss_sum / self.samples_seen,
+            "lr": self.rates[self.step - 1],
+            "connectivity": evaluate.connectivity(masks),
+            "frozen": self.method.frozen,
+            **self.method.report(),
+        }
+        if self.epoch % self.recipe.train.evaluate_every == 0 and self.step < self.total:
+            record["accuracy"] = evaluate.accuracy(self.network, self.test_x, self.test_y)
+        record["seconds"] = round(self.seconds, 3)
+        self.loss_sum, self.samples_seen = 0.0, 0
+        self.records.append(record)
+        return record
+
+    def _keep_sums_in_range(self) -> None:
+        """Shrink the weights into neurons whose worst sum would leave the chip's 24 bits (or the host's 13)."""
+        for index, layer in enumerate(self.network.layers):
+            if layer.grid is None or self.network.on_host(index):
+                continue
+            payload = self.network.scale(index).payload
+            # Rounding adds at most half a step for each synapse, raising to one step at most one.
+            sums = quantise.row_sums(quantise.mantissas(layer.weight.detach(), layer.grid)) * payload
+            over = sums > quantise.SUM_LIMIT
+            if bool(over.any()):
+                self.shrunk += int(over.sum())
+                factors = (quantise.SUM_LIMIT * quantise.HEADROOM / sums).clamp(max=1.0)
+                self.method.shrink(index, torch.where(over, factors, torch.ones_like(factors)))
+
+    def save(self) -> None:
+        """Write the checkpoint and the metrics so far."""
+        checkpoint.save(
+            self.folder / "checkpoint.pt",
+            {
+                "format": "snnc-checkpoint",
+                "version": checkpoint.CHECKPOINT_VERSION,
+                "recipe": self.recipe.to_dict(),
+                "step": self.step,
+                "seconds": self.seconds,
+                "loss_sum": self.loss_sum,
+                "samples_seen": self.samples_seen,
+                "shrunk": self.shrunk,
+                "records": self.records,
+                "network": self.network.state_dict(),
+                "grids": [None if layer.grid is None else vars(layer.grid) for layer in self.network.layers],
+                "method": self.method.state_dict(),
+            },
+        )
+        self._write_metrics(self.records)
+
+    def _write_metrics(self, records: list[dict[str, Any]]) -> None:
+        write_text(self.folder / "metrics.jsonl", "".join(f"{json.dumps(record)}\n" for record in records))
+
+    def restore(self) -> None:
+        """Take over the checkpoint's state.
+
+        Raises:
+            SnncError: the checkpoint is damaged, or belongs to another recipe.
+        """
+        path = self.folder / "checkpoint.pt"
+        state = checkpoint.load(path)
+        differing = Recipe.from_dict(state["recipe"], where=str(path)).differences(self.recipe)
+        if differing:
+            raise SnncError(
+                "the checkpoint belongs to another recipe",
+                where=str(path),
+                got=f"differs in {', '.join(differing)}",
+                remedy="resume with the recipe.toml beside the checkpoint, or choose another place with -o",
+            )
+        self.network.load_state_dict(state["network"])
+        self.method.load_state_dict(state["method"])
+        for layer, grid in zip(self.network.layers, state["grids"], strict=True):
+            layer.grid = None if grid is None else quantise.Grid(**grid)
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.loss_sum, self.samples_seen = state["loss_sum"], state["samples_seen"]
+        if self.method.frozen:
+            self.network.compact(self.method.masks())
+        self.shrunk, self.records = state["shrunk"], state["records"]
+
+    def finish(self) -> TrainResult:
+        """Measure the trained network as deployed and write the model."""
+        masks = self.method.masks()
+        metrics = evaluate.figures(self.network, masks, self.test_x, self.test_y)
+        metrics["seconds"] = round(self.seconds, 3)
+        metrics["precision"] = self.recipe.train.precision
+        diagnostics = self._diagnostics(masks)
+        checkpoint.save(self.folder / "model.pt", checkpoint.model(self.network, masks, metrics))
+        self._write_metrics([*self.records, {"final": True, **metrics, "diagnostics": [str(d) for d in diagnostics]}])
+        return TrainResult(self.folder / "model.pt", self.recipe, metrics, diagnostics)
+
+    def _diagnostics(self, masks: list[Tensor]) -> tuple[Diagnostic, ...]:
+        found = []
+        for layer in self.network.layers:
+            if layer.grid is None:
+                continue
+            size = layer.weight.detach().abs() / layer.grid.step
+            raised = int(((size > 0) & (size < 0.5)).sum())
+            clipped = int((size.round() > layer.grid.limit).sum())
+            if raised:
+                found.append(
+                    Diagnostic(
+                        "training-weight-raised",
+                        layer.name,
+                        f"{raised} weights below half a step raised to one",
+                        raised,
+                    )
+                )
+            if clipped:
+                found.append(
+                    Diagnostic(
+                        "training-weight-saturated",
+                        layer.name,
+                        f"{clipped} weights saturate at {layer.grid.limit} steps",
+                        clipped,
+                    )
+                )
+        if self.shrunk:
+            found.append(
+                Diagnostic(
+                    "training-row-shrunk",
+                    "network",
+                    f"weights into a neuron shrunk {self.shrunk} times so that no sum overflows",
+                    self.shrunk,
+                )
+            )
+        return tuple(found)

@@ -1,0 +1,133 @@
+"""Gradient rewiring (Grad R) as an optimiser.
+
+Source: Chen, Yu, Fang, Huang, Tian: Pruning of deep spiking neural networks through gradient rewiring, IJCAI 2021
+(arXiv 2105.04916), algorithm 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FLOOR = 1e-6
+"""Smallest parameter of a synapse whose existence is frozen: it cannot shrink out of being."""
+
+
+class GradR(torch.optim.Optimizer):
+    """Weights w = s * max(theta, 0) with a fixed sign s; the optimiser moves theta and writes w.
+
+    With g = dL/dw, k counting steps from 1::
+
+        m = b1 m + (1 - b1) g;   v = b2 v + (1 - b2) g**2
+        eta = lr / (1 - b1**k);  D = sqrt(v) / sqrt(1 - b2**k) + eps
+        theta -= eta * s * m / D
+        theta -= alpha * eta * sign(theta - mu),   mu = ln(2 (1 - sparsity)) / alpha
+
+    The gradient reaches dormant synapses (theta <= 0) too, so they can grow back. alpha 0 switches the prior off.
+    weight_decay is an addition of ours: theta of living synapses shrinks by lr * weight_decay of itself.
+
+    state of each parameter: theta, sign, m, v (all float32, the weight's shape) and k.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        *,
+        lr: float = 1e-3,
+        alpha: float = 1e-3,
+        sparsity: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "alpha": alpha,
+            "sparsity": sparsity,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "frozen": False,
+        }
+        super().__init__(params, defaults)
+        for group in self.param_groups:
+            for weight in group["params"]:
+                # A weight of exactly 0 has no sign; it starts dormant as an excitatory one.
+                sign = torch.where(weight.detach() < 0, -1.0, 1.0)
+                self.state[weight] = {
+                    "theta": weight.detach().abs(),
+                    "sign": sign,
+                    "m": torch.zeros_like(weight),
+                    "v": torch.zeros_like(weight),
+                    "k": 0,
+                }
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """One step from the gradients of the weights. Closures are not supported."""
+        if closure is not None:
+            raise TypeError("GradR takes its gradients from the weights, not from a closure")
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    self._update(weight, self.state[weight], group)
+
+    def _update(self, weight: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
+        b1, b2 = group["betas"]
+        lr, alpha = group["lr"], group["alpha"]
+        theta, sign, m, v = state["theta"], state["sign"], state["m"], state["v"]
+        state["k"] += 1
+        gradient = weight.grad
+        assert gradient is not None
+        m.mul_(b1).add_(gradient, alpha=1 - b1)
+        v.mul_(b2).addcmul_(gradient, gradient, value=1 - b2)
+        eta = lr / (1 - b1 ** state["k"])
+        change = v.sqrt().div_(math.sqrt(1 - b2 ** state["k"])).add_(group["eps"])
+        torch.div(m, change, out=change)
+        change.mul_(sign)
+        if group["frozen"]:
+            # Dormant synapses rest; living ones stay alive.
+            alive = theta > 0
+            decay = 1 - lr * group["weight_decay"]
+            moved = theta.mul(decay).add_(change, alpha=-eta).clamp_(min=FLOOR)
+            theta.copy_(torch.where(alive, moved, theta))
+        else:
+            if group["weight_decay"]:
+                theta.sub_(theta.clamp(min=0), alpha=lr * group["weight_decay"])
+            theta.add_(change, alpha=-eta)
+            if alpha > 0:
+                mu = math.log(2 * (1 - group["sparsity"])) / alpha
+                if float(theta.min()) > mu:
+                    # The usual case: every sign is +1.
+                    theta.sub_(alpha * eta)
+                else:
+                    theta.sub_(torch.sign(theta - mu), alpha=alpha * eta)
+        self.write(weight)
+
+    @torch.no_grad()
+    def write(self, weight: Tensor) -> None:
+        """Set w = s * max(theta, 0)."""
+        state = self.state[weight]
+        torch.mul(state["sign"], state["theta"].clamp(min=0), out=weight.data)
+
+    def thetas(self) -> list[Tensor]:
+        """The parameters behind the weights, in the order of the weights."""
+        return [self.state[weight]["theta"] for group in self.param_groups for weight in group["params"]]
+
+    @torch.no_grad()
+    def shift(self, amount: float) -> None:
+        """Move every theta by -amount: one step of the prior, of a chosen size."""
+        for group in self.param_groups:
+            for weight in group["params"]:
+                self.state[weight]["theta"].sub_(amount)
+                self.write(weight)
+
+    def eta(self, lr: float, ahead: int) -> float:
+        """The prior's step per alpha, `ahead` steps from now."""
+        group = self.param_groups[0]
+        k = self.state[group["params"][0]]["k"] + 1 + ahead
+        return float(lr / (1 - group["betas"][0] ** k))

@@ -1,0 +1,127 @@
+"""The integer grid of a layer's weights, and rounding onto it with a straight-through gradient."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SUM_LIMIT = (1 << 17) - 1
+"""A synaptic sum beyond this magnitude would leave the 24 bits of u once it is shifted by 6."""
+THRESHOLD_LIMIT = (1 << 17) - 1
+BIAS_LIMIT = (1 << 12) - 1
+STATE_SHIFT = 6
+HEADROOM = 0.95
+"""Share of SUM_LIMIT that a fresh grid uses, so that weights can still grow on it."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """mantissa = round(weight / step), and the threshold is an integer on the same scale.
+
+    threshold_mantissa: vth; step = threshold * tau / (vth * scale * 2**shift), so the threshold discretises exactly.
+    scale: physical size of one unit of payload.  shift: of the host's sums (current coding), else 0.
+    limit: largest magnitude of a mantissa.
+    """
+
+    threshold_mantissa: int
+    limit: int
+    threshold: float
+    tau: float
+    scale: float = 1.0
+    shift: int = 0
+
+    @property
+    def step(self) -> float:
+        """Physical value of one mantissa step."""
+        return self.threshold * self.tau / (self.threshold_mantissa * self.scale * 2**self.shift)
+
+    @property
+    def unit(self) -> float:
+        """Physical value of one unit of the membrane potential, 6 bits below a mantissa."""
+        return self.threshold / (self.threshold_mantissa << STATE_SHIFT)
+
+
+def fit_grid(
+    weight: Tensor, *, bits: int, threshold: float, tau: float, scale: float, payload: int, on_host: bool
+) -> Grid:
+    """The finest grid on which the largest weight has a mantissa and no sum of a row can overflow.
+
+    weight: (out, in), physical.  payload: largest value that one spike carries.  on_host: sums are made by the host
+    and enter as a bias of 13 bits; a right shift is then chosen so that the mantissas keep their bits.
+    """
+    limit = (1 << (bits - 1)) - 1
+    largest = max(float(weight.abs().max()), 1e-12)
+    worst = max(float(row_sums(weight).max()) * payload, 1e-12)
+    allowed = HEADROOM * (BIAS_LIMIT if on_host else SUM_LIMIT)
+    # A sum of s physical units reaches vth * s * scale / (threshold * tau) on the integer scale.
+    by_sum = allowed * threshold * tau / (worst * scale)
+    by_mantissa = threshold * tau * limit / (largest * scale)
+    vth = by_sum if on_host else min(by_sum, by_mantissa)
+    vth_integer = min(max(math.floor(vth), 1), THRESHOLD_LIMIT)
+    shift = max(math.floor(math.log2(by_mantissa / vth_integer)), 0) if on_host else 0
+    return Grid(vth_integer, limit, threshold, tau, scale, shift)
+
+
+def row_sums(weight: Tensor) -> Tensor:
+    """For each neuron the larger of its positive and its negative sum of weights, in magnitude: (out,)."""
+    return torch.maximum(weight.clamp(min=0).sum(1), -weight.clamp(max=0).sum(1))
+
+
+def mantissas(weight: Tensor, grid: Grid) -> Tensor:
+    """Integers as float32. A synapse that exists is never 0: it gets at least one step; large ones saturate."""
+    magnitude = weight.abs().div_(grid.step).round_().clamp_(1, grid.limit)
+    return magnitude.mul_(weight.sign())
+
+
+class _Straight(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, grid: Grid) -> Tensor:
+        ctx.step = grid.step
+        return mantissas(weight, grid)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        return upstream / ctx.step, None
+
+
+def straight_through(weight: Tensor, grid: Grid) -> Tensor:
+    """`mantissas`, with the gradient of weight / step."""
+    return _Straight.apply(weight, grid)
+
+
+class _HostSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, total: Tensor, shift: int) -> Tensor:
+        ctx.shift = shift
+        return host_sum(total, shift)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        return upstream / 2**ctx.shift, None
+
+
+def host_sum(total: Tensor, shift: int) -> Tensor:
+    """The host's integer sums as bias mantissas: shifted right, rounded (ties up), clipped to 13 bits."""
+    return total.add((1 << shift) >> 1).div_(2**shift).floor_().clamp_(-BIAS_LIMIT, BIAS_LIMIT)
+
+
+def straight_host_sum(total: Tensor, shift: int) -> Tensor:
+    """`host_sum`, with the gradient of total / 2**shift."""
+    return _HostSum.apply(total, shift)
+
+
+def bias_exponent(bias: Tensor) -> int:
+    """The least exponent with which integer biases fit their 13 bit mantissa (7 at most; beyond, they saturate)."""
+    largest = float(bias.abs().max()) if bias.numel() else 0.0
+    return next((e for e in range(7) if round(largest / 2**e) <= BIAS_LIMIT), 7)
+
+
+def bias_integers(bias: Tensor, grid: Grid) -> Tensor:
+    """Physical biases as they are added to the membrane potential: mantissa * 2**exponent, float64."""
+    exact = bias.detach().double() / (grid.tau * grid.unit)
+    exponent = bias_exponent(exact)
+    return (exact / 2**exponent).round().clamp(-BIAS_LIMIT, BIAS_LIMIT) * 2**exponent

@@ -1,0 +1,353 @@
+"""Recipes: everything that decides a training run, as TOML files and as frozen dataclasses.
+
+An unknown key, a wrong type or a value out of range is refused, with the file, the section and the key in the error.
+A recipe written by `to_toml` and read back is equal, so the copy in a run's folder repeats the run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import tomli_w
+
+from toolchain.errors import SnncError, nearest
+from toolchain.training.methods import METHODS, MethodConfig, method_config
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
+T = TypeVar("T")
+
+
+def setting(
+    default: Any = dataclasses.MISSING,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """A dataclass field with its range: low and high belong to it, above and below do not."""
+    limits = {"low": low, "high": high, "above": above, "below": below, "choices": choices}
+    return field(default=default, metadata={k: v for k, v in limits.items() if v is not None})
+
+
+@dataclass(frozen=True)
+class Data:
+    """dataset: a name of `data.DATASETS`."""
+
+    dataset: str = setting("mnist", choices=("mnist", "digits"))
+
+
+@dataclass(frozen=True)
+class Network:
+    """Dense layers of leaky integrate-and-fire neurons; sizes of input and output come from the data.
+
+    hidden: neurons of each hidden layer.  steps: time steps T for each sample.  tau: membrane time constant in steps.
+    threshold: a neuron spikes when its potential exceeds it.
+    """
+
+    hidden: tuple[int, ...] = setting((800,), low=1)
+    steps: int = setting(8, low=1, high=4096)
+    tau: float = setting(2.0, above=1.0, high=4096.0)
+    threshold: float = setting(1.0, above=0.0)
+    bias: bool = False
+
+
+@dataclass(frozen=True)
+class Input:
+    """How a value 0..255 enters. threshold: of the on-chip input neurons (rate).
+
+    mean, std: the first layer sees (x / 255 - mean) / std (current coding alone).
+    """
+
+    coding: str = setting("rate", choices=("rate", "graded", "current"))
+    threshold: int = setting(254, low=1, high=131071)
+    mean: float = setting(0.1307, low=0.0, high=1.0)
+    std: float = setting(0.3081, above=0.0)
+
+
+@dataclass(frozen=True)
+class Train:
+    """The course of training. What the Grad R paper does not have is marked (ours).
+
+    lr: largest learning rate.  schedule: `constant`, or `cosine` (ours): from the fraction `decay_from` of training
+    on, a half cosine down to `final_lr` times lr.
+    warmup: (ours) epochs of linear rise.  loss: `mse` between rate and one-hot label, or `cross-entropy` (ours) on
+    `loss_scale` times rate.  weight_decay: (ours) shrinks weights by lr * weight_decay a step.
+    precision: of matrix products in training passes: `auto` takes bfloat16 where the processor has it in hardware.
+    Evaluation never uses it.  evaluate_every: epochs between measurements on the test set, which steer nothing.
+    """
+
+    epochs: int = setting(50, low=1)
+    batch_size: int = setting(128, low=1)
+    lr: float = setting(1e-3, above=0.0)
+    schedule: str = setting("constant", choices=("constant", "cosine"))
+    final_lr: float = setting(0.0, low=0.0, high=1.0)
+    decay_from: float = setting(0.0, low=0.0, high=1.0)
+    warmup: float = setting(0.0, low=0.0)
+    loss: str = setting("mse", choices=("mse", "cross-entropy"))
+    loss_scale: float = setting(12.0, above=0.0)
+    label_smoothing: float = setting(0.0, low=0.0, below=1.0)
+    weight_decay: float = setting(0.0, low=0.0)
+    precision: str = setting("auto", choices=("auto", "float32", "bfloat16"))
+    evaluate_every: int = setting(5, low=1)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """(ours for all but the ranges) Random affine change of each training image; 0 switches a part off.
+
+    rotate: largest angle in degrees.  shift: in fractions of the image.  scale: largest relative change of size.
+    shear: largest horizontal shear.  until: fraction of training after which images stay as they are.
+    """
+
+    rotate: float = setting(0.0, low=0.0, high=180.0)
+    shift: float = setting(0.0, low=0.0, high=1.0)
+    scale: float = setting(0.0, low=0.0, below=1.0)
+    shear: float = setting(0.0, low=0.0, high=1.0)
+    until: float = setting(1.0, low=0.0, high=1.0)
+
+    @property
+    def active(self) -> bool:
+        return max(self.rotate, self.shift, self.scale, self.shear) > 0
+
+
+@dataclass(frozen=True)
+class Quantise:
+    """aware: train in the chip's integers.  bits: of a signed weight mantissa.
+
+    settle: fraction of training at the end in which the integer grids stay as they are.
+    """
+
+    aware: bool = False
+    bits: int = setting(8, low=2, high=8)
+    settle: float = setting(0.1, low=0.0, high=1.0)
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What this recipe was measured to reach: accuracy as deployed and connectivity, both fractions; notes in words."""
+
+    accuracy: float | None = setting(None, low=0.0, high=1.0)
+    connectivity: float | None = setting(None, above=0.0, high=1.0)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run, complete. `method` is the frozen configuration of the pruning method."""
+
+    name: str
+    seed: int = setting(0, low=0, high=2**32 - 1)
+    data: Data = field(default_factory=Data)
+    network: Network = field(default_factory=Network)
+    input: Input = field(default_factory=Input)
+    train: Train = field(default_factory=Train)
+    augment: Augment = field(default_factory=Augment)
+    quantise: Quantise = field(default_factory=Quantise)
+    method: MethodConfig = field(default_factory=lambda: method_config("dense")())
+    promise: Promise = field(default_factory=Promise)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Recipe:
+        """Read a TOML file.
+
+        Raises:
+            SnncError: the file is missing or no TOML, a key is unknown (the nearest name is suggested), or a
+                value has the wrong type or is out of range.
+        """
+        path = Path(path)
+        try:
+            text = path.read_bytes().decode()
+        except FileNotFoundError:
+            here = sorted(p.name for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
+            raise SnncError(
+                f"there is no recipe {path}",
+                where=str(path),
+                allowed=nearest(path.name, here) if here else None,
+                remedy="name a TOML file, for example models/digits.toml",
+            ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise SnncError(f"{path} cannot be read as a recipe", where=str(path), got=str(error)) from None
+        try:
+            values = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise SnncError(f"{path} is not valid TOML", where=str(path), got=str(error)) from None
+        values.setdefault("name", path.stem)
+        return Recipe.from_dict(values, where=str(path))
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
+        """A recipe from nested plain values, as `to_dict` gives them.
+
+        Raises:
+            SnncError: as `load`.
+        """
+        rest = dict(values)
+        method = rest.pop("method", {"name": "dense"})
+        built = _build(Recipe, rest, where, skip=("method",))
+        recipe = dataclasses.replace(built, method=_build_method(method, f"{where}: [method]"))
+        _check_together(recipe, where)
+        return recipe
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values without those that are not set; `from_dict` gives an equal recipe."""
+        values = _plain(self)
+        values["method"] = {"name": self.method.name, **_plain(self.method)}
+        return values
+
+    def to_toml(self) -> str:
+        """The recipe as TOML text, every value written out."""
+        return tomli_w.dumps(self.to_dict())
+
+    def resolve(self, overrides: Mapping[str, Any]) -> Recipe:
+        """A recipe with some values replaced: keys are dotted, `train.epochs`, `seed`, `method.connectivity`.
+
+        A value of None is not asked and changes nothing. Naming another method starts from that method's defaults;
+        asking for an alpha switches the closed loop on connectivity off, and the other way round.
+
+        Raises:
+            SnncError: as `load`; alpha and connectivity asked for together.
+        """
+        asked = {key: value for key, value in overrides.items() if value is not None}
+        if "method.alpha" in asked and "method.connectivity" in asked:
+            raise SnncError(
+                "alpha and connectivity exclude each other",
+                where="--alpha, --connectivity",
+                remedy="give alpha for a constant pressure, or connectivity for the closed loop that finds it",
+            )
+        values = self.to_dict()
+        if "method.name" in asked and asked["method.name"] != self.method.name:
+            values["method"] = {"name": asked["method.name"]}
+        if "method.alpha" in asked:
+            values["method"].pop("connectivity", None)
+        for key, value in asked.items():
+            *sections, last = key.split(".")
+            at = values
+            for section in sections:
+                at = at.setdefault(section, {})
+            at[last] = list(value) if isinstance(value, tuple) else value
+        return Recipe.from_dict(values, where="recipe with the options of the command")
+
+    def differences(self, other: Recipe) -> list[str]:
+        """Dotted names of the values that differ."""
+        mine, theirs = dict(_flat(self.to_dict())), dict(_flat(other.to_dict()))
+        return sorted(key for key in {*mine, *theirs} if mine.get(key) != theirs.get(key))
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _plain(node: Any) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for item in dataclasses.fields(node):
+        value = getattr(node, item.name)
+        if item.name == "method" or value is None:
+            continue
+        if dataclasses.is_dataclass(value):
+            out[item.name] = _plain(value)
+        else:
+            out[item.name] = list(value) if isinstance(value, tuple) else value
+    return out
+
+
+def _build_method(values: Any, where: str) -> MethodConfig:
+    if not isinstance(values, Mapping):
+        raise SnncError("[method] must be a table", where=where, got=repr(values))
+    rest = dict(values)
+    name = rest.pop("name", None)
+    if name not in METHODS:
+        raise SnncError(
+            "the recipe names no known method",
+            where=f"{where} name",
+            got=repr(name),
+            allowed=nearest(str(name), METHODS),
+        )
+    return _build(method_config(name), rest, where)
+
+
+def _build(cls: type[T], values: Mapping[str, Any], where: str, skip: tuple[str, ...] = ()) -> T:
+    """An instance of the dataclass from plain values, everything checked."""
+    hints = get_type_hints(cls)
+    items = {item.name: item for item in dataclasses.fields(cls) if item.name not in skip}  # type: ignore[arg-type]
+    for key in values:
+        if key not in items:
+            raise SnncError(f"unknown key {key!r}", where=where, allowed=nearest(key, [*items, *skip]))
+    missing = [
+        name
+        for name, item in items.items()
+        if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING and name not in values
+    ]
+    if missing:
+        raise SnncError(f"missing key {missing[0]!r}", where=where)
+    built = {}
+    for key, value in values.items():
+        hint = hints[key]
+        if dataclasses.is_dataclass(hint):
+            if not isinstance(value, Mapping):
+                raise SnncError(f"[{key}] must be a table", where=where, got=repr(value))
+            built[key] = _build(hint, value, f"{where}: [{key}]")  # type: ignore[arg-type]
+        else:
+            built[key] = _checked(
+                value, hint, items[key].metadata, f"{where}: {key}" if cls is Recipe else f"{where} {key}"
+            )
+    return cls(**built)
+
+
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+
+
+def _checked(value: Any, hint: Any, limits: Mapping[str, Any], where: str) -> Any:
+    if get_origin(hint) in (Union, types.UnionType):
+        hint = next(part for part in get_args(hint) if part is not type(None))
+    if get_origin(hint) is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise SnncError("a list is needed", where=where, got=repr(value))
+        return tuple(_checked(item, get_args(hint)[0], limits, where) for item in value)
+    # bool is an int in Python, but not in a recipe.
+    ok = isinstance(value, bool) if hint is bool else isinstance(value, hint) and not isinstance(value, bool)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value, ok = float(value), True
+    if not ok or (hint is float and not math.isfinite(value)):
+        raise SnncError("wrong type of value", where=where, got=repr(value), allowed=_WORDS[hint])
+    if "choices" in limits and value not in limits["choices"]:
+        raise SnncError("unknown choice", where=where, got=repr(value), allowed=nearest(value, limits["choices"]))
+    rules = (
+        ("low", "at least", lambda limit: value >= limit),
+        ("above", "more than", lambda limit: value > limit),
+        ("high", "at most", lambda limit: value <= limit),
+        ("below", "less than", lambda limit: value < limit),
+    )
+    known = [(words, limits[name], holds) for name, words, holds in rules if name in limits]
+    if not all(holds(limit) for _, limit, holds in known):
+        allowed = ", ".join(f"{words} {limit:g}" for words, limit, _ in known)
+        raise SnncError("value out of range", where=where, got=value, allowed=allowed)
+    return value
+
+
+def _check_together(recipe: Recipe, where: str) -> None:
+    if recipe.train.warmup >= recipe.train.epochs:
+        raise SnncError(
+            "warm-up must end before training does",
+            where=f"{where}: [train] warmup",
+            got=recipe.train.warmup,
+            allowed=f"less than {recipe.train.epochs} epochs",
+        )
+    if not recipe.network.hidden:
+        raise SnncError("at least one hidden layer is needed", where=f"{where}: [network] hidden", got="[]")
