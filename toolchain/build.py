@@ -31,6 +31,9 @@ from toolchain.mapping.place import Mapping as CoreMapping
 from toolchain.pipeline import Compilation, Options
 
 SCHEMA = 1
+NEEDED = ("graph.onnx", "mapping.json", "program.onnx", "report.json", "target.json")
+MADE_FROM_HASH = ("report.json", "report.html", "per_core.csv")
+"""Files that name the hash, and are therefore not in it."""
 JSON_LIMIT_BYTES = 1 << 28
 
 
@@ -114,7 +117,7 @@ def write_build(
             (folder / "images").mkdir()
             for core in state.mapping.cores:
                 write_core_image(folder / "images" / f"core_{core.index:05d}.snnimg", core_image(state, core))
-        digest = _digest(_hashes(folder), asdict(state.options))
+        digest = _digest(_hashes(folder), asdict(state.options))  # before the files of MADE_FROM_HASH
         whole = {**facts, "build_hash": digest[:12]}
         (folder / "report.json").write_text(report.to_json(whole), encoding="utf-8")
         (folder / "report.html").write_text(report.render_html(whole), encoding="utf-8")
@@ -167,11 +170,15 @@ def load_build(path: str | os.PathLike[str]) -> Build:
             remedy="compile again with this version",
         )
     try:
-        found = {name: _hash(folder / name) for name in about["files"] if _inside(name)}
+        files = dict(about["files"])
         options = Options.from_dict(about["options"])
-        wrong = sorted(name for name, digest in about["files"].items() if found.get(name) != digest)
         digest = str(about["hash"])
-    except (KeyError, TypeError, AttributeError) as error:
+        hashed = {name: value for name, value in files.items() if name not in MADE_FROM_HASH}
+        if _digest(hashed, about["options"]) != digest:
+            raise ValueError("its hash is not that of its files and options")
+        found = {name: _hash(folder / name) for name in files if _inside(name)}
+        wrong = sorted({name for name in (*files, *NEEDED) if found.get(name) is None or found[name] != files[name]})
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SnncError("build.json is damaged", where=str(folder / "build.json"), got=repr(error)) from error
     if wrong:
         raise SnncError(
@@ -197,11 +204,11 @@ def load_build(path: str | os.PathLike[str]) -> Build:
 
 def _inside(name: str) -> bool:
     """Whether a file name of build.json stays inside the folder."""
-    return not Path(name).is_absolute() and ".." not in Path(name).parts
+    return not Path(name).is_absolute() and ".." not in Path(name).parts and "\0" not in name
 
 
 def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -218,12 +225,14 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _hash(path: Path) -> str | None:
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return None
         with path.open("rb") as stream:
             digest = hashlib.sha256()
             while block := stream.read(1 << 20):
                 digest.update(block)
             return digest.hexdigest()
-    except OSError:
+    except (OSError, ValueError):
         return None
 
 

@@ -81,7 +81,7 @@ class Violation:
     remedy: str | None = None
 
     def __str__(self) -> str:
-        text = f"{self.where}: {self.rule}: {self.value:g} {self.unit}, limit {self.limit:g} ({self.source})"
+        text = f"{self.where}: {self.rule}: {self.value:.12g} {self.unit}, limit {self.limit:.12g} ({self.source})"
         return text if self.remedy is None else f"{text}; {self.remedy}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
@@ -71,8 +72,8 @@ def refuse_existing(path: str | os.PathLike[str]) -> None:
 def atomic_directory(path: str | os.PathLike[str], *, force: bool = False) -> Iterator[Path]:
     """A folder to fill that takes its final name only when the block ends without an error.
 
-    With `force` an existing folder of that name is replaced, but only one that carries our own `build.json`
-    (or is empty), so that a mistyped path does not cost the user a home directory.
+    With `force` an existing folder of that name is replaced, but only one that holds nothing beside what our own
+    `build.json` lists (or is empty), so that a mistyped path does not cost the user a home directory.
 
     Raises:
         SnncError: the path exists and `force` is not given, or the file system refused.
@@ -81,12 +82,8 @@ def atomic_directory(path: str | os.PathLike[str], *, force: bool = False) -> It
     exists = os.path.lexists(final)
     if exists and not force:
         refuse_existing(final)
-    if exists and not _replaceable(final):
-        raise SnncError(
-            f"{final} is not a build of snnc, so --force does not replace it",
-            where=str(final),
-            remedy="choose another place with -o",
-        )
+    if exists:
+        _refuse_foreign(final)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
@@ -98,13 +95,43 @@ def atomic_directory(path: str | os.PathLike[str], *, force: bool = False) -> It
         os.umask(mask)
         os.chmod(temporary, 0o777 & ~mask)
         if exists:
-            shutil.rmtree(final)
-        os.replace(temporary, final)
+            _swap(temporary, final)
+        else:
+            os.rename(temporary, final)
     except OSError as error:
         raise _failed(final, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _replaceable(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink() and ((path / "build.json").exists() or not any(path.iterdir()))
+def _swap(new: Path, final: Path) -> None:
+    """Put a folder in the place of an older one, which is gone only once the new one stands."""
+    old = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=final.parent))
+    os.rename(final, old)
+    try:
+        os.rename(new, final)
+    except OSError:
+        os.rename(old, final)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Raise SnncError unless a path is an empty folder, or a build and nothing else."""
+    remedy = "choose another place with -o"
+    if path.is_symlink() or not path.is_dir():
+        raise SnncError(f"{path} is not a folder, so --force does not replace it", where=str(path), remedy=remedy)
+    there = {str(each.relative_to(path)) for each in path.rglob("*") if each.is_symlink() or not each.is_dir()}
+    try:
+        about = json.loads((path / "build.json").read_bytes()) if there else {"snnc": "", "files": {}}
+        ours = {"build.json", *about["files"]} if "snnc" in about else set()
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        ours = set()
+    foreign = sorted(there - ours)
+    if foreign:
+        raise SnncError(
+            f"{path} {'holds more than' if ours else 'is not'} a build of snnc, so --force does not replace it",
+            where=str(path),
+            got=", ".join(foreign[:5]) + (", ..." if len(foreign) > 5 else ""),
+            remedy=remedy,
+        )

@@ -42,10 +42,23 @@ class Options:
         """From plain values, as `dataclasses.asdict` and JSON give them.
 
         Raises:
-            TypeError: an option that does not exist.
+            TypeError: an option that does not exist, or a value of the wrong kind.
         """
         known: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
-        return cls(**known)
+        options = cls(**known)
+        kinds: dict[str, tuple[tuple[object, ...], type]] = {
+            "weight_bits": ((options.weight_bits,), int),
+            "chips": ((options.chips,), int),
+            "share_cores": ((options.share_cores,), bool),
+            "cost_model": ((options.cost_model,), str),
+            "encodings": (options.encodings or (), str),
+            "sign_lists": (options.sign_lists or (), str),
+        }
+        for key, (found, kind) in kinds.items():
+            optional = key in ("weight_bits", "cost_model")
+            if not isinstance(found, tuple) or any(type(v) is not kind and not (v is None and optional) for v in found):
+                raise TypeError(f"option {key!r} cannot be {getattr(options, key)!r}")
+        return options
 
 
 T = TypeVar("T")

@@ -21,21 +21,46 @@ def find_remedies(graph: Graph, target: Target, options: Options) -> list[str]:
     """Remedies that were compiled again and fit, the least intrusive first; empty where none was found."""
     found = []
     for search in (_more_chips, _fewer_bits, _fewer_synapses):
-        remedy = next((text for text, trial in search(graph, target, options) if _fits(trial, target)), None)
+        trials = list(search(graph, target, options))
+        remedy = _first_that_fits(trials, target)
         if remedy is not None:
             found.append(remedy)
     return found
 
 
+def _first_that_fits(trials: list[tuple[str, Callable[[], Trial]]], target: Target) -> str | None:
+    """The least intrusive trial that fits, by halving: each takes less than the one before, and so fits if it does.
+
+    Where that is not so, the one that is named still fits, as it was compiled; there may be a milder one.
+    """
+    while trials and (last := _fits(trials[-1][1], target)) is not True:
+        if last is False:
+            return None
+        trials = trials[:-1]  # too coarse to be represented at all, which says nothing of the milder ones
+    if not trials:
+        return None
+    fails, fits = -1, len(trials) - 1
+    while fits - fails > 1:
+        middle = (fails + fits) // 2
+        if _fits(trials[middle][1], target):
+            fits = middle
+        else:
+            fails = middle
+    return trials[fits][0]
+
+
 Trial = tuple[Graph, Options]
 
 
-def _fits(trial: Callable[[], Trial], target: Target) -> bool:
+def _fits(trial: Callable[[], Trial], target: Target) -> bool | None:
+    """Whether a trial fits; None where it cannot be compiled at all."""
     graph, options = trial()
     try:
         compile_graph(graph, target, options)
-    except SnncError:
+    except DoesNotFit:
         return False
+    except SnncError:
+        return None
     return True
 
 
@@ -45,7 +70,7 @@ def _more_chips(graph: Graph, target: Target, options: Options) -> Iterator[tupl
     unlimited = replace(options, chips=most)
     try:
         state: Compilation = compile_graph(graph, target, unlimited)
-    except DoesNotFit:
+    except SnncError:
         return
     cores = len(state.mapping.cores)
     chips = -(-cores // rules.cores_per_chip(target))
