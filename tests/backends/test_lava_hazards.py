@@ -108,6 +108,21 @@ def test_a_failing_process_model_ends_the_run(
     reaped.assert_nothing_left()
 
 
+def test_a_process_that_dies_before_lava_has_noted_it(
+    lava: Interpreter, reaped: Reaped, fault: Callable[..., None]
+) -> None:
+    # Its death is over when Lava enters it in its list, and Lava then waits for its first message for ever.
+    slow_start = """
+from lava.magma.runtime.message_infrastructure.multiprocessing import SystemProcess
+stock_start = SystemProcess.start
+SystemProcess.start = lambda self: (stock_start(self), time.sleep(0.3))
+"""
+    fault(build_fault="os._exit(6)", more=slow_start)
+    with pytest.raises(ToolError, match="a process of the Lava run died, exit code 6"):
+        backend.run(chain(1), SAMPLES, deadline_s=20)
+    reaped.assert_nothing_left()
+
+
 def test_the_message_carries_the_traceback_of_the_process_model(
     lava: Interpreter, reaped: Reaped, fault: Callable[..., None]
 ) -> None:

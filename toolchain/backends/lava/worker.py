@@ -351,10 +351,10 @@ class Run:
     """One Lava runtime, watched: a process model that raises or dies ends the run instead of hanging it."""
 
     POLL_S = 0.002
+    WATCH_S = 0.25
 
     def __init__(self, lead: Any) -> None:
         self.lead = lead
-        self.watching = False
 
     def check(self) -> None:
         """Raise LavaFailure when a process model has raised or its process has died."""
@@ -370,19 +370,18 @@ class Run:
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[None]:
-        """Turn the death of a child into LavaFailure, also while Lava's start waits for that child for ever."""
+        """Check several times a second, from wherever Lava may be waiting for an answer that will never come.
 
-        def on_child(*_: object) -> None:
-            if self.watching:
-                self.check()
-
-        before = signal.signal(signal.SIGCHLD, on_child)
-        self.watching = True
+        By a timer's signal: it interrupts the waits inside Lava, needs no thread (Lava forks), and comes again where
+        a SIGCHLD that arrives before Lava has noted its new process would be lost.
+        """
+        before = signal.signal(signal.SIGALRM, lambda *_: self.check())
+        signal.setitimer(signal.ITIMER_REAL, self.WATCH_S, self.WATCH_S)
         try:
             yield
         finally:
-            self.watching = False
-            signal.signal(signal.SIGCHLD, before)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
 
     def start(self) -> None:
         remember_process_models()
@@ -390,14 +389,9 @@ class Run:
 
     def advance(self, steps: int) -> None:
         """Run that many steps, then return; Lava's blocking run would never return after an error."""
-        runtime = self.lead.runtime
         self.lead.run(condition=RunSteps(num_steps=steps, blocking=False))
-        checked = time.monotonic()
-        while not all(port.probe() for port in runtime.service_to_runtime):
+        while not all(port.probe() for port in self.lead.runtime.service_to_runtime):
             time.sleep(self.POLL_S)
-            if time.monotonic() - checked > 1:
-                self.check()
-                checked = time.monotonic()
         self.lead.wait()
 
 
