@@ -54,7 +54,7 @@ def start_child(recipe, folder, epochs_to_wait_for):
 
 @pytest.fixture
 def long(small) -> Recipe:
-    return small.resolve({"train.epochs": 40})
+    return small.resolve({"train.epochs": 24})
 
 
 @pytest.mark.slow

@@ -145,12 +145,13 @@ class SpikingNetwork(nn.Module):
 
     def _current(self, index: int, spikes: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         grid = self.layers[index].grid
-        bias = self._bias(index, weight, bias)
         if grid is None:
+            bias = self._bias(index, weight, bias)
             weight = weight * (self.scale(index).scale / self.recipe.network.tau)
             current = nn.functional.linear(spikes, weight.to(spikes.dtype))
             return current if bias is None else current + (bias / self.recipe.network.tau).to(current.dtype)
         weight = quantise.straight_through(weight, grid)
+        bias = self._bias(index, weight * grid.step, bias)
         if self.on_host(index):
             total = nn.functional.linear(spikes, weight.to(spikes.dtype))
             current = quantise.straight_host_sum(total, grid.shift) * 2**quantise.STATE_SHIFT

@@ -1,0 +1,58 @@
+"""Affine augmentation on tensors."""
+
+import torch
+
+from toolchain.training.augment import affine
+from toolchain.training.recipe import Augment
+
+SHAPE = (9, 9)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def images(count=6):
+    return torch.randint(0, 256, (count, 81), generator=generator(1), dtype=torch.uint8)
+
+
+def test_no_range_no_change():
+    assert not Augment().active
+    assert torch.equal(affine(images(), SHAPE, Augment(), generator()), images())
+
+
+def test_the_generator_decides():
+    ranges = Augment(rotate=20, shift=0.1, scale=0.2, shear=0.2)
+    assert ranges.active
+    one, same, other = (affine(images(), SHAPE, ranges, generator(seed)) for seed in (4, 4, 5))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert one.dtype == torch.uint8
+    assert one.shape == (6, 81)
+
+
+def centre(batch):
+    """Centre of mass of each image, in pixels: (B, 2), x then y."""
+    picture = batch.view(-1, 9, 9).double()
+    at = torch.arange(9, dtype=torch.float64)
+    total = picture.sum((1, 2))
+    return torch.stack(((picture.sum(1) * at).sum(1) / total, (picture.sum(2) * at).sum(1) / total), 1)
+
+
+def test_shifts_stay_within_their_range_and_reach_far_into_it():
+    dot = torch.zeros(400, 81, dtype=torch.uint8)
+    dot[:, 40] = 255
+    moved = centre(affine(dot, SHAPE, Augment(shift=2 / 9), generator())) - 4
+    assert float(moved.abs().max()) <= 2.05
+    assert float(moved[:, 0].max()) > 1.7
+    assert float(moved[:, 1].min()) < -1.7
+
+
+def test_a_turn_keeps_the_distance_from_the_middle():
+    dot = torch.zeros(400, 81, dtype=torch.uint8)
+    dot[:, 43] = 255
+    moved = centre(affine(dot, SHAPE, Augment(rotate=90), generator())) - 4
+    distance = moved.norm(dim=1)
+    assert float(distance.min()) > 2.6
+    assert float(distance.max()) < 3.4
+    assert float(moved[:, 1].max()) > 2.5
