@@ -434,7 +434,7 @@ def simulate(
     as_json: bool,
 ) -> None:
     """Run a build on test data: accuracy, spikes, synaptic operations, time."""
-    from toolchain import simulation
+    from toolchain import report, simulation
     from toolchain.build import load_build
 
     with _needs_extra("onnx"):
@@ -444,6 +444,8 @@ def simulate(
     with _progress(f"{backend}, {len(x)} samples") as progress:
         trace = run(build.program, x, progress=progress, **_backend_options(backend, deadline))
     operations = simulation.synaptic_operations(build.program, trace)
+    spikes = {name: float(counts.sum(axis=1).mean()) for name, counts in trace.counts.items()}
+    estimate = report.energy(build.report, build.target, spikes, synaptic_operations=operations)
     if save_spikes is not None:
         _save_spikes(save_spikes, trace)
     if as_json:
@@ -452,8 +454,9 @@ def simulate(
             "build": build.hash,
             "samples": len(x),
             "accuracy": simulation.accuracy(trace, y),
-            "spikes_per_sample": {n: float(c.sum(axis=1).mean()) for n, c in trace.counts.items()},
+            "spikes_per_sample": spikes,
             "synaptic_operations_per_sample": operations,
+            "energy": estimate,
             "seconds": trace.seconds,
         }
         click.echo(json.dumps(figures, indent=2))
@@ -462,7 +465,7 @@ def simulate(
     for column in ("layer", "neurons", "spikes / sample", "spikes / neuron", "silent", "synaptic ops / sample"):
         table.add_column(column, justify="left" if column == "layer" else "right")
     for name, counts in trace.counts.items():
-        mean = counts.sum(axis=1).mean()
+        mean = spikes[name]
         silent = int((counts.sum(axis=0) == 0).sum())
         into = sum(operations[c.name] for c in build.program.into(name))
         table.add_row(
@@ -474,6 +477,8 @@ def simulate(
         f"accuracy {100 * simulation.accuracy(trace, y):.2f} % of {len(x)} test samples  "
         f"{backend}, build {build.hash}, {trace.seconds:.1f} s ({rate:.0f} samples/s)"
     )
+    if estimate is not None:
+        report.render_energy({"energy": estimate}, out)
     if save_spikes is not None:
         out.print(f"wrote {save_spikes}")
 

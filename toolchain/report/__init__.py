@@ -12,7 +12,7 @@ from toolchain.report.page import render_html
 from toolchain.report.picture import mapping_picture
 from toolchain.report.table import to_csv
 from toolchain.report.targets import target_table, target_view
-from toolchain.report.text import render_text
+from toolchain.report.text import render_energy, render_text
 
 __all__ = [
     "build_report",
@@ -21,6 +21,7 @@ __all__ = [
     "inspect_core",
     "inspect_layer",
     "mapping_picture",
+    "render_energy",
     "render_html",
     "render_text",
     "schema",

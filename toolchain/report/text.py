@@ -39,7 +39,7 @@ def render_text(report: Facts, console: Console, *, cores_shown: int = CORES_SHO
     _reasons(report, console)
     _cores(report, console, cores_shown)
     _diagnostics(report, console)
-    _energy(report, console)
+    render_energy(report, console)
     _closing(report, console)
 
 
@@ -301,7 +301,7 @@ def _diagnostics(report: Facts, console: Console) -> None:
         console.print(f"... {len(found) - DIAGNOSTICS_SHOWN:,} more, see --json", style="dim")
 
 
-def _energy(report: Facts, console: Console) -> None:
+def render_energy(report: Facts, console: Console) -> None:
     estimate = report["energy"]
     if not estimate:
         return
