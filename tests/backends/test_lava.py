@@ -17,7 +17,7 @@ from toolchain.backends.lava import _spec
 from toolchain.backends.trace import Trace
 from toolchain.environment import Interpreter
 from toolchain.errors import SnncError
-from toolchain.ir import Program
+from toolchain.ir import Compartments, Connectivity, IntegerConnection, IntegerSynapses, Program, make_input
 
 pytestmark = pytest.mark.lava
 
@@ -155,6 +155,45 @@ print(json.dumps(rows))
         assert row[:2] in (["lava.proc.dense.process", "Dense"], ["lava.proc.sparse.process", "Sparse"])
         unused = 9 - s.weight_bits if s.sign_mode == "mixed" else 8 - s.weight_bits
         assert row[3:6] == [f"SignMode.{s.sign_mode.upper()}", str(s.weight_bits), str(s.exponent - unused)]
+
+
+def ruler(name: str, du: int, dv: int) -> tuple[Compartments, list[IntegerConnection]]:
+    """65 neurons that read one potential to the last bit: the same drive, biases from -32 to 32.
+
+    Channel 0 fires at step 1 and takes the potential far down; channel 1 fires at step 2 and brings what the decays
+    left of it back to the threshold.
+    """
+    lowest = -128 * 2**9  # of its format, where Lava clips unless the sign mode is pinned: no synapse is positive
+    u = lowest * 64
+    kept_u = -(-u * (4096 - du) // 4096)
+    kept_v = -(-u * (4096 - dv) // 4096)
+    back = -(kept_u + kept_v) // 64 + 1
+    neurons = Compartments(name, 65, du, dv, 1, np.arange(-32, 33).astype(np.int16), 0)
+    parts = [(0, -128, 9, "mixed"), (1, back >> 12, 12, "excitatory"), (1, (back >> 6) & 63, 6, "excitatory")]
+    parts.append((1, back & 63, 0, "excitatory"))
+    connections = []
+    for k, (channel, mantissa, exponent, mode) in enumerate(parts):
+        mask = np.zeros((65, 2), bool)
+        mask[:, channel] = True
+        synapses = IntegerSynapses(Connectivity.from_mask(mask), np.full(65, mantissa, np.int16), exponent, 8, mode)
+        connections.append(IntegerConnection(f"{name}.{k}", "in", name, synapses))
+    return neurons, connections
+
+
+def test_decays_and_the_lowest_weight_to_the_last_bit(lava: Interpreter) -> None:
+    decays = [(1, 0), (2, 1), (3000, 4095), (4095, 4094), (4096, 0), (4096, 777)]
+    parts = [ruler(f"du{du}dv{dv}", du, dv) for du, dv in decays]
+    network_input = make_input("rate", "in", 2)
+    connections = tuple(c for _, cs in parts for c in cs)
+    program = Program("rulers", network_input, tuple(neurons for neurons, _ in parts), connections, 3)
+    program.verify()
+    samples = np.array([[130, 100], [130, 100]])
+    wanted = reference.run(program, samples)
+    for neurons in program.populations:
+        spikes = wanted.spikes[neurons.name]
+        assert not spikes[:, :2].any()
+        assert 0 < spikes[0, 2].sum() < 65, f"{neurons.name}: the ruler must end inside of its scale"
+    assert_equal(backend.run(program, samples), wanted)
 
 
 # --- the property: hundreds of random networks, whole and cut into slices ------------------------------------------
