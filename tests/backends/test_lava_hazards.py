@@ -235,9 +235,12 @@ def start_parent(tmp_path: Path) -> tuple[subprocess.Popen[str], int, set[str]]:
 
 def wait_until_gone(leader: int, segments: set[str], seconds: float) -> None:
     end = time.monotonic() + seconds
-    while child.group(leader) or any(map(os.path.exists, segments)):
-        assert time.monotonic() < end, (child.group(leader), [s for s in segments if os.path.exists(s)])
+    while time.monotonic() < end and (child.group(leader) or any(map(os.path.exists, segments))):
         time.sleep(0.05)
+    left = child.group(leader), [segment for segment in segments if os.path.exists(segment)]
+    if left[0]:
+        os.killpg(leader, signal.SIGTERM)  # a failed test must not leave them either
+    assert left == ([], [])
 
 
 def test_ctrl_c_in_the_parent(lava: Interpreter, fault: Callable[..., None], tmp_path: Path) -> None:
