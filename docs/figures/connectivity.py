@@ -1,4 +1,4 @@
-"""Cores and synapse memory of 784-800-10 against connectivity; writes connectivity.md and connectivity.svg.
+"""Cores and synapse memory of 784-800-10 against connectivity; writes connectivity.md and .svg, and accounting.md.
 
     .venv/bin/python docs/figures/connectivity.py
 
@@ -19,6 +19,8 @@ from toolchain.training.recipe import Recipe
 CONNECTIVITIES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 ENCODINGS = ("dense1", "dense2", "sparse", "runlength")
 HERE = Path(__file__).parent
+PAGE = HERE.parent / "accounting.md"
+BEGIN, END = "<!-- connectivity.md begins -->\n", "<!-- connectivity.md ends -->\n"
 
 
 def words(state: Compilation) -> int:
@@ -56,7 +58,10 @@ def main() -> None:
         + "|---" * (7 + len(ENCODINGS))
         + "|\n"
     )
-    (HERE / "connectivity.md").write_text(head + "\n".join(rows) + "\n")
+    table = head + "\n".join(rows) + "\n"
+    (HERE / "connectivity.md").write_text(table)
+    before, rest = PAGE.read_text().split(BEGIN)
+    PAGE.write_text(before + BEGIN + table + END + rest.split(END)[1])
     plot(curves)
 
 
