@@ -125,14 +125,14 @@ def test_weights_outside_the_mask_are_ignored_and_counted(tmp_path):
     content["layers"][1]["weight"][clear] = -2.5
     loaded = load(saved(tmp_path, content))
     (diagnostic,) = loaded.diagnostics
-    assert (diagnostic.code, diagnostic.where, diagnostic.count) == ("weights-outside-mask", "fc2", int(clear.sum()))
+    assert (diagnostic.code, diagnostic.where, diagnostic.count) == ("MDL001", "fc2", int(clear.sum()))
     assert "2.5" in diagnostic.effect
     assert np.abs(loaded.graph.connections[1].synapses.weights).max() != 2.5
 
 
 def test_unknown_entry_at_the_top_is_reported(tmp_path):
     (diagnostic,) = load(saved(tmp_path, model(colour="red"))).diagnostics
-    assert (diagnostic.code, diagnostic.count) == ("ignored-entry", 1)
+    assert (diagnostic.code, diagnostic.count) == ("MDL002", 1)
     assert "colour" in diagnostic.message
 
 
@@ -213,7 +213,7 @@ def test_trust_runs_the_code_and_says_so(tmp_path):
     loaded = load(path, trust=True)
     assert trap.is_dir()
     executed = loaded.diagnostics[0]
-    assert (executed.code, executed.where) == ("code-executed", str(path))
+    assert (executed.code, executed.where) == ("MDL003", str(path))
     assert "mkdir" in executed.message
     refused(path, "own code failed", trust=True)  # the folder exists now
 

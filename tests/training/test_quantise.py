@@ -144,4 +144,4 @@ def test_rows_that_would_overflow_are_shrunk_and_reported(tmp_path, small, monke
     for layer, payload in zip(model["layers"], (255, 1), strict=True):
         mantissa = (layer["weight"] / layer["weight_step"]).round()
         assert float(quantise.row_sums(mantissa).max()) * payload < 900 * 30
-    assert any(d.code == "training-row-shrunk" for d in result.diagnostics)
+    assert any(d.code == "TRN003" for d in result.diagnostics)

@@ -157,7 +157,7 @@ def _unpickle(file: Path, trust: bool) -> tuple[object, tuple[Diagnostic, ...]]:
                 remedy=HOW_TO_EXPORT,
             ) from error
     note = f"code named in the file was run to load it, as --trust allows: {', '.join(needed[:4])}"
-    return content, (Diagnostic("code-executed", str(file), note, len(needed)),)
+    return content, (Diagnostic("MDL003", str(file), note, len(needed)),)
 
 
 def _globals(file: Path) -> list[str]:
@@ -223,7 +223,7 @@ class _Model:
         strange = [str(key)[:40] for key in self.content if key not in KEYS]
         if strange:
             self.diagnostics.append(
-                Diagnostic("ignored-entry", self.path, f"entries without meaning: {', '.join(strange)}", len(strange))
+                Diagnostic("MDL002", self.path, f"entries without meaning: {', '.join(strange)}", len(strange))
             )
         source = self._input()
         layers = self.content["layers"]
@@ -307,7 +307,7 @@ class _Model:
         if len(outside):
             self.diagnostics.append(
                 Diagnostic(
-                    "weights-outside-mask",
+                    "MDL001",
                     name,
                     "weights where the mask has no synapse were ignored",
                     len(outside),

@@ -375,7 +375,7 @@ class Session:
             if raised:
                 found.append(
                     Diagnostic(
-                        "training-weight-raised",
+                        "TRN001",
                         layer.name,
                         f"{raised} weights below half a step raised to one",
                         raised,
@@ -384,7 +384,7 @@ class Session:
             if clipped:
                 found.append(
                     Diagnostic(
-                        "training-weight-saturated",
+                        "TRN002",
                         layer.name,
                         f"{clipped} weights saturate at {layer.grid.limit} steps",
                         clipped,
@@ -393,7 +393,7 @@ class Session:
         if self.shrunk:
             found.append(
                 Diagnostic(
-                    "training-row-shrunk",
+                    "TRN003",
                     "network",
                     f"weights into a neuron shrunk {self.shrunk} times so that no sum overflows",
                     self.shrunk,
