@@ -202,6 +202,7 @@ def place_on_cores(state: Compilation) -> Compilation:
         target=state.target.name,
         cores_per_chip=rules.cores_per_chip(state.target),
         share_cores=state.options.share_cores,
+        chips=state.options.chips,
     )
     return state.done(f"{len(mapping.cores)} cores", mapping_=mapping)
 

@@ -299,7 +299,9 @@ def test_connections_into_one_population_share_the_registers_of_a_core() -> None
         (
             first.connections[0],
             IntegerConnection("o1", "input", "other", first.connections[0].synapses),
-            replace(chain((80, 100), masks=(mask,), seed=4).connections[0], name="a", source="fc1", target="fc2"),
+            replace(
+                chain((80, 100), masks=(mask,), seed=4, bits=4).connections[0], name="a", source="fc1", target="fc2"
+            ),
             replace(second, name="b", source="other", target="fc2"),
         ),
         4,
@@ -309,5 +311,6 @@ def test_connections_into_one_population_share_the_registers_of_a_core() -> None
         target = small_target(synapse_formats_per_core=registers)
         mapping = mapped(program, target)
         assert rules.check_mapping(mapping, target, 1) == ()
+        assert len(mapping.slices_of("fc2")) == 1  # registers shared, not slices cut until each needs few
         every_neuron_once(program, mapping)
         amounts_are_true(program, target, mapping)

@@ -6,9 +6,11 @@ import numpy as np
 import slow_mapping
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_targets import chain, mapped, small_target
+from small_targets import chain, costing_of, limits_of, mapped, small_target
 
 from toolchain import rules
+from toolchain.mapping.partition import partition
+from toolchain.mapping.place import place
 
 
 def test_cores_fill_chips_in_program_order() -> None:
@@ -97,3 +99,20 @@ def test_an_empty_core_row_does_not_exist() -> None:
     mapping = mapped(chain((5, 6), masks=masks), small_target())
     assert sum(len(s) for core in mapping.cores for s in core.slices) == 11
     assert mapping.cores[0].usage.synapse_words == 0
+
+
+def test_no_second_cut_where_the_chips_are_too_few_already() -> None:
+    """The second cut only needs more cores, so the answer is the same: it does not fit."""
+    target = small_target(cores_per_chip=1, compartments_per_core=10, output_axons_to_other_chips_per_core=19)
+    program = chain((10, 20, 5))
+    costing, limits = costing_of(target), limits_of(target, "nxtf")
+    cut = partition(program, costing, limits)
+    found = {
+        chips: len(
+            place(
+                program, cut, costing, limits, target="t", cores_per_chip=1, share_cores=False, chips=chips
+            ).slices_of("input")
+        )
+        for chips in (3, 4, None)
+    }
+    assert found == {3: 1, 4: 2, None: 2}

@@ -89,11 +89,13 @@ def place(
     target: str,
     cores_per_chip: int,
     share_cores: bool = True,
+    chips: int | None = None,
 ) -> Mapping:
     """Slices to cores by first fit, largest first, when `share_cores`; else one slice a core.
 
     Chips are filled in core order; output axons that cross chips are charged one entry more. Where that breaks a
-    limit which the cut had kept, the program is cut again as if every output axon crossed chips.
+    limit which the cut had kept, the program is cut again as if every output axon crossed chips; but not where the
+    first cut needs more than `chips` (None: as many as there are) already, as the second only needs more.
     """
 
     def placed(slices: Partition, packing: Limits) -> Mapping:
@@ -101,7 +103,7 @@ def place(
         return _mapping(program, slices, groups, costing, target, cores_per_chip)
 
     mapping = placed(cut, limits)
-    if _crossings_break(mapping, limits):
+    if (chips is None or mapping.n_chips <= chips) and _crossings_break(mapping, limits):
         every = _as_if_all_crossed(limits)
         other = placed(partition(program, costing, every), every)
         if not other.impossible and not _crossings_break(other, limits):
