@@ -58,6 +58,7 @@ lava-shim:
 	  echo "so Lava past its version bound is not tested here" >&2
 
 demo: $(READY) $(LAVA_READY)
+	@rm -rf snnc-demo
 	@$(BIN)/snnc demo $(DEMO_OPTIONS)
 
 lint: $(READY)

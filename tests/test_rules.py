@@ -28,6 +28,9 @@ def formats(n: int) -> frozenset[Format]:
 # Rule -> (target, cost model, limit key, usage of a given amount).
 CASES = {
     "compartments": (LOIHI, "nxtf", "compartments_per_core", lambda n: Usage(compartments=n)),
+    "compartment_configs": (LOIHI, "nxtf", "compartment_configs_per_core", lambda n: Usage(groups=n)),
+    "threshold_configs": (LOIHI, "nxtf", "threshold_configs_per_core", lambda n: Usage(groups=n)),
+    "neuron_groups": (LOIHI2, "loihi2-fitted", "neuron_groups_per_core", lambda n: Usage(groups=n)),
     "input_axons": (LOIHI, "nxtf", "input_axons_per_core", lambda n: Usage(input_axons=n)),
     "output_axons": (LOIHI, "nxtf", "output_axons_per_core", lambda n: Usage(output_axons=n)),
     "crossing_axons": (

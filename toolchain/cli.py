@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -242,8 +241,8 @@ def _compiled(graph: Graph, target: Target, options: Options, observe: Observer 
     try:
         return compile_graph(graph, target, options, observe)
     except DoesNotFit as error:
-        err.print("does not fit; compiling alternatives ...")
-        remedies = find_remedies(graph, target, options)
+        with err.status("does not fit: compiling alternatives to see which would ..."):
+            remedies = find_remedies(graph, target, options)
         text = "; or ".join(remedies) if remedies else "no smaller variant that was tried fits"
         raise DoesNotFit(error.message, error.violations, remedy=text) from None
 
@@ -591,26 +590,26 @@ def doctor() -> None:
 
 @cli.command()
 @click.option(
-    "-o", "--output", default="snnc-demo", show_default=True, type=click.Path(path_type=Path), help="Build folder."
+    "-o", "--output", default="snnc-demo", show_default=True, type=click.Path(path_type=Path), help="Folder to write."
 )
 @click.option("--target", "target_name", default="loihi", show_default=True, help="Name of a target.")
 @click.option("--without-lava", is_flag=True, help="Leave Lava out, for machines that have none.")
 def demo(output: Path, target_name: str, without_lava: bool) -> None:
     """The whole way in about a minute, on the handwritten digits that ship with scikit-learn."""
     from toolchain.build import load_build
+    from toolchain.files import refuse_existing
 
-    recipe = Path("models/digits.toml")
-    with tempfile.TemporaryDirectory() as scratch:
-        run, build_dir = Path(scratch) / "digits", output
-        _say(f"snnc train {recipe} -o runs/digits")
-        _train(recipe, {}, None, run, False)
-        _say(f"snnc compile runs/digits --target {target_name} -o {build_dir} --force")
-        _compile(run, target_name, _options(None, None, 1, False), build_dir, True, False, False)
-    build = load_build(build_dir)
-    _say(f"snnc inspect {build_dir} --why {build.program.populations[0].name}")
+    refuse_existing(output)
+    run, build_dir = output / "run", output / "build"
+    _say(f"snnc train models/digits.toml -o {run}")
+    _train(Path("models/digits.toml"), {}, None, run, False)
+    _say(f"snnc compile {run} --target {target_name} -o {build_dir}")
+    _compile(run, target_name, _options(None, None, 1, False), build_dir, False, False, False)
+    layer = load_build(build_dir).program.populations[0].name
     ctx = click.get_current_context()
-    ctx.invoke(inspect, build_dir=build_dir, core=None, layer=None, why=build.program.populations[0].name)
-    _say(f"snnc simulate {build_dir} --backend reference")
+    _say(f"snnc inspect {build_dir} --why {layer}")
+    ctx.invoke(inspect, build_dir=build_dir, core=None, layer=None, why=layer)
+    _say(f"snnc simulate {build_dir}")
     ctx.invoke(simulate, build_dir=build_dir, backend="reference")
     _say(f"snnc verify {build_dir}" + (" --without-lava" if without_lava else ""))
     ctx.invoke(verify, build_dir=build_dir, samples=100, without_lava=without_lava)

@@ -7,7 +7,7 @@ and source, stand in the target files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from hw_targets import Limit as TargetLimit
@@ -35,6 +35,21 @@ def source_of(stated: TargetLimit) -> str:
 def compartments(usage: Usage, target: Target, model: str) -> Limit | None:
     """A core updates no more compartments than it has."""
     return _limit("compartments", usage.compartments, "compartments_per_core", target)
+
+
+def compartment_configs(usage: Usage, target: Target, model: str) -> Limit | None:
+    """Every slice takes one compartment configuration (decays, bias exponent) of its core."""
+    return _limit("compartment configurations", usage.groups, "compartment_configs_per_core", target)
+
+
+def threshold_configs(usage: Usage, target: Target, model: str) -> Limit | None:
+    """Every slice takes one threshold configuration of its core."""
+    return _limit("threshold configurations", usage.groups, "threshold_configs_per_core", target)
+
+
+def neuron_groups(usage: Usage, target: Target, model: str) -> Limit | None:
+    """Every slice is one neuron group of its core."""
+    return _limit("neuron groups", usage.groups, "neuron_groups_per_core", target)
 
 
 def input_axons(usage: Usage, target: Target, model: str) -> Limit | None:
@@ -87,6 +102,9 @@ CoreRule = Callable[[Usage, Target, str], "Limit | None"]
 
 CORE_RULES: tuple[CoreRule, ...] = (
     compartments,
+    compartment_configs,
+    threshold_configs,
+    neuron_groups,
     input_axons,
     output_axons,
     crossing_axons,
@@ -141,7 +159,8 @@ def check_weight_bits(weight_bits: int, target: Target) -> tuple[Violation, ...]
     if weight_bits in allowed:
         return ()
     stated = target.limit("weight_bits")
-    near = min(allowed, key=lambda bits: (abs(bits - weight_bits), bits))
+    # The next wider field holds the weights as they are; where there is none, the widest.
+    near = min((bits for bits in allowed if bits > weight_bits), default=max(allowed))
     return (
         Violation(
             f"weights of {', '.join(map(str, allowed))} bits only",
@@ -207,8 +226,11 @@ def check_mapping(mapping: Mapping, target: Target, chips: int) -> tuple[Violati
     for population, limit in mapping.impossible:
         told.add((population, limit.rule))
         found.append(_violation(limit, population, "even one neuron alone breaks it"))
+    too_few = len(mapping.cores) > cores_per_chip(target) * chips
     for core in mapping.cores:
-        for limit in core_limits(core.usage, target, mapping.costing.model):
+        # With too few chips there is no telling which axons cross: that the chips are too few is told once, below.
+        usage = sum((s.usage for s in core.slices), Usage()) if too_few else core.usage
+        for limit in core_limits(usage, target, mapping.costing.model):
             names = {s.population for s in core.slices}
             if limit.broken and not any((name, limit.rule) in told for name in names):
                 where = f"core {core.index} ({', '.join(str(s) for s in core.slices)})"
@@ -218,8 +240,8 @@ def check_mapping(mapping: Mapping, target: Target, chips: int) -> tuple[Violati
         found.append(
             Violation("chips of one system", "--chips", chips, int(system.value), "chips", source_of(system))  # type: ignore[arg-type]
         )
-    stated = target.limit("cores_per_chip")
-    if len(mapping.cores) > int(stated.value) * chips:  # type: ignore[arg-type]
+    if too_few:
+        stated = target.limit("cores_per_chip")
         largest = max(mapping.reasons, key=lambda reason: reason.n_slices)
         found.append(
             Violation(
@@ -236,8 +258,3 @@ def check_mapping(mapping: Mapping, target: Target, chips: int) -> tuple[Violati
 
 def _violation(limit: Limit, where: str, remedy: str | None) -> Violation:
     return Violation(limit.rule, where, limit.value, limit.limit, limit.unit, limit.source, remedy)
-
-
-def worst_limits(limits: Sequence[Limit]) -> list[Limit]:
-    """Limits by used share, the fullest first."""
-    return sorted(limits, key=lambda limit: -limit.share)

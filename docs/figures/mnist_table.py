@@ -30,7 +30,7 @@ RECIPES = {"rate": ("mnist_mlp", "loihi"), "graded": ("mnist_mlp_graded", "loihi
 def one(coding: str, connectivity: float, seed: int, data: Path, runs: Path) -> dict[str, Any]:
     """One run: trained if it is not there yet, compiled, simulated; its figures."""
     name, target = RECIPES[coding]
-    folder = runs / f"{coding}_{100 * connectivity:g}_s{seed}"
+    folder = runs / f"{coding}_{connectivity:g}_s{seed}"
     if not (folder / "model.pt").exists():
         recipe = Recipe.load(HERE.parents[1] / "models" / f"{name}.toml")
         recipe = recipe.resolve({"method.connectivity": connectivity, "seed": seed})

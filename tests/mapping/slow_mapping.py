@@ -56,7 +56,7 @@ def nengo_list(stored: int, per_synapse: int) -> int:
 
 def slice_use(program: Program, model: str, s: Slice) -> dict[str, int]:
     """Compartments, input axons, synapses, words and the longest list of one slice."""
-    use = {"compartments": s.stop - s.start, "input_axons": 0, "synapses": 0, "synapse_words": 0}
+    use = {"compartments": s.stop - s.start, "groups": 1, "input_axons": 0, "synapses": 0, "synapse_words": 0}
     use["largest_list_words"] = 0
     for name, cost in s.costs.items():
         (c,) = [c for c in program.connections if c.name == name]

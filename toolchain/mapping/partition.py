@@ -230,7 +230,7 @@ class _Cutter:
         """Neurons [start, stop) with their costs; connections share the core's format registers where they must."""
         start, stop = int(start), int(stop)
         lists = {name: self._window(name, start, stop) for name in self.entering}
-        bare = Usage(compartments=stop - start, output_axons=int(self.entries[start:stop].sum()))
+        bare = Usage(compartments=stop - start, groups=1, output_axons=int(self.entries[start:stop].sum()))
         costs = {name: self.costing.cost(part) for name, part in lists.items()}
         usage = sum((Usage.of_synapses(cost) for cost in costs.values()), bare)
         registers = self.costing.choice.max_formats

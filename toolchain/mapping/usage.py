@@ -11,12 +11,14 @@ from toolchain.mapping.synapse_memory import Format, SliceCost
 class Usage:
     """Amounts that one slice or one core takes. Sums, but for the longest list (a maximum) and formats (a union).
 
-    compartments: neurons updated.  input_axons: source neurons with a synapse here, counted for each slice.
+    compartments: neurons updated.  groups: slices, each with registers of its own.
+    input_axons: source neurons with a synapse here, counted for each slice.
     output_axons: entries, one for each neuron and slice that it sends to (one more where that crosses chips:
     crossing_axons).  synapse_words: 64 bit words; payload, index, header and padding bits make them up.
     """
 
     compartments: int = 0
+    groups: int = 0
     input_axons: int = 0
     output_axons: int = 0
     crossing_axons: int = 0
@@ -47,6 +49,7 @@ class Usage:
     def __add__(self, other: Usage) -> Usage:
         return Usage(
             compartments=self.compartments + other.compartments,
+            groups=self.groups + other.groups,
             input_axons=self.input_axons + other.input_axons,
             output_axons=self.output_axons + other.output_axons,
             crossing_axons=self.crossing_axons + other.crossing_axons,

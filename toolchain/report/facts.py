@@ -23,7 +23,7 @@ SCHEMA_VERSION = 1
 STATEMENT = "estimate, executed on nothing"
 MEMORY_RULE = "synapse memory"
 """The rule whose amount is words of synaptic memory (toolchain.rules.synapse_memory)."""
-CHOSEN_RULES = frozenset({"synapse formats"})
+CHOSEN_RULES = frozenset({"synapse formats", "compartment configurations", "threshold configurations", "neuron groups"})
 """Rules whose amount the mapping chooses freely up to the limit: being full says nothing."""
 
 Facts = dict[str, Any]
