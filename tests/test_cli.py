@@ -145,7 +145,7 @@ def test_verify_without_lava(snnc, build):
 
 @pytest.mark.lava
 @pytest.mark.slow
-def test_verify_and_simulate_with_lava(snnc, build):
+def test_verify_and_simulate_with_lava(snnc, build, lava):
     assert snnc("verify", build, "--samples", 10) == 0, snnc.err
     assert "lava" in snnc.out
     assert snnc("simulate", build, "--samples", 10, "--json") == 0
