@@ -174,6 +174,7 @@ def test_a_loss_that_is_not_finite_is_an_error(tmp_path, small, monkeypatch):
     assert "lower [train] lr" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_shipped_digits_recipe_learns(tmp_path):
     recipe = Recipe.load(Path(__file__).parents[2] / "models" / "digits.toml")
     result = train(recipe, out_dir=tmp_path / "run", reporter=Silent())
