@@ -141,7 +141,7 @@ def _summary(report: Facts, console: Console) -> None:
     steps = network["steps_per_sample"]
     before = ""
     if network["synapses_before"] is not None and network["synapses_before"] != network["synapses"]:
-        before = f" (trained: {network['synapses_before']:,})"
+        before = f" ({network['synapses_before']:,} before the steps)"
     density = "-" if network["connected_percent"] is None else places(network["connected_percent"])
     line(
         console,
