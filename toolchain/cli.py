@@ -241,6 +241,8 @@ def _compiled(graph: Graph, target: Target, options: Options, observe: Observer 
     try:
         return compile_graph(graph, target, options, observe)
     except DoesNotFit as error:
+        if all(violation.remedy for violation in error.violations):
+            raise  # each says already what to do
         with err.status("does not fit: compiling alternatives to see which would ..."):
             remedies = find_remedies(graph, target, options)
         text = "; or ".join(remedies) if remedies else "no smaller variant that was tried fits"
