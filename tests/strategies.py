@@ -99,6 +99,8 @@ def inputs(draw: st.DrawFn, *, codings: tuple[str, ...] = CODINGS, max_size: int
     parameters = {}
     if coding == "rate":
         parameters["threshold"] = draw(st.one_of(st.just(254), st.integers(0, 600)))
+    if coding == "graded":
+        parameters["payload_bits"] = draw(st.integers(1, 8))
     if coding == "current":
         parameters["shift"] = draw(st.integers(0, 10))
     return make_input(coding, "input", sample_size, channels, scale=1 / 255, **parameters)

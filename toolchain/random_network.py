@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolchain.errors import SnncError
-from toolchain.ir import LIF, Connection, Connectivity, FloatSynapses, Graph, RateInput, make_input
+from toolchain.ir import LIF, Connection, Connectivity, FloatSynapses, GradedInput, Graph, RateInput, make_input
 from toolchain.ir.inputs import VALUE_MAX
 from toolchain.training.data import SHAPES
 from toolchain.training.recipe import Recipe
@@ -34,6 +34,9 @@ def random_graph(recipe: Recipe, connectivity: float, seed: int) -> Graph:
     source = make_input(recipe.input.coding, "input", n_inputs, scale=1.0 if rate else 1.0 / VALUE_MAX)
     if isinstance(source, RateInput):
         source = replace(source, threshold=recipe.input.threshold)
+    if isinstance(source, GradedInput):
+        source = replace(source, payload_bits=recipe.input.payload_bits)
+        source = replace(source, scale=1.0 / source.payload_max)
     gain = 1.0 / recipe.network.tau
     populations, connections = [], []
     previous = source.name

@@ -76,7 +76,7 @@ def naive(program: Program, samples) -> dict[str, np.ndarray]:
                 entry_u, entry_v = [0] * entry.size, [0] * entry.size
             for i, channel in enumerate(entry.channels):
                 x = int(samples[k, channel])
-                payload = x
+                payload = x // 2 ** (8 - entry.payload_bits) if entry.coding == "graded" else x
                 if isinstance(entry, RateInput):
                     neuron = Compartments("", 1, 4096, 0, entry.threshold, np.zeros(1, np.int16))
                     entry_u[i], entry_v[i], payload = step_neuron(entry_u[i], entry_v[i], 0, neuron, i, x * 64)

@@ -101,14 +101,22 @@ def test_grid_of_training_is_kept(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("coding", "own"), [("graded", {}), ("current", {"shift": 3}), ("current", {}), ("rate", {"threshold": 100})]
+    ("coding", "own"),
+    [
+        ("graded", {}),
+        ("graded", {"payload_bits": 4}),
+        ("current", {"shift": 3}),
+        ("current", {}),
+        ("rate", {"threshold": 100}),
+    ],
 )
 def test_codings(tmp_path, coding, own):
     offset = -0.5 if coding == "current" else 0.0
     entry = {"size": 5, "coding": coding, "scale": 0.01, "offset": offset, **own}
     read = load(saved(tmp_path, model(input=entry))).graph.input
     assert (read.coding, read.scale, read.offset) == (coding, 0.01, offset)
-    assert read.parameters() == ({"shift": 0} if coding == "current" and not own else own)
+    default = {"graded": {"payload_bits": 8}, "current": {"shift": 0}, "rate": {}}
+    assert read.parameters() == (own or default[coding])
 
 
 def test_a_weight_of_zero_is_a_synapse_where_the_mask_is_set(tmp_path):

@@ -40,6 +40,15 @@ def test_graded_sends_the_value_at_every_step() -> None:
     assert entry.payload_max == 255
 
 
+def test_a_graded_payload_keeps_the_first_bits() -> None:
+    entry = make_input("graded", "input", 4, payload_bits=3)
+    assert entry.encode(np.array([[255, 224, 63, 31]]), 1).tolist() == [[[7, 7, 1, 0]]]
+    assert entry.payload_max == 7
+    for bits in (0, 9):
+        with pytest.raises(SnncError, match=r"payload_bits[\s\S]*1 to 8"):
+            make_input("graded", "input", 4, payload_bits=bits).verify()
+
+
 @given(st.integers(-(2**30), 2**30), st.integers(0, 20))
 def test_injection_rounds_to_nearest_and_clips(total: int, shift: int) -> None:
     entry = make_input("current", "input", 1, shift=shift)

@@ -39,10 +39,13 @@ def test_known_periods(dtype):
     assert spikes.sum(0).flatten().tolist() == [12, 6, 6, 4, 4, 3, 0]
 
 
-@pytest.mark.parametrize("coding", ["rate", "graded", "current"])
-def test_every_coding_equals_the_compiled_input(coding):
+@pytest.mark.parametrize(
+    ("coding", "parameters"),
+    [("rate", {"threshold": 200}), ("graded", {"payload_bits": 8}), ("graded", {"payload_bits": 3}), ("current", {})],
+)
+def test_every_coding_equals_the_compiled_input(coding, parameters):
     x = np.arange(256, dtype=np.uint8)[None]
-    parameters = {"threshold": 200} if coding == "rate" else {}
     expected = make_input(coding, "input", 256, **parameters).encode(x, 9)
-    got = encoding.CODINGS[coding](torch.from_numpy(x), 9, 200, torch.float32).expand(9, -1, -1)
+    parameter = next(iter(parameters.values()), 0)
+    got = encoding.CODINGS[coding](torch.from_numpy(x), 9, parameter, torch.float32).expand(9, -1, -1)
     assert np.array_equal(got.numpy(), expected)

@@ -239,11 +239,18 @@ def _compartments_of_threshold() -> NodeProto:
 def graded_input() -> FunctionProto:
     return _function(
         "GradedInput",
-        "A spike with the sample's value as payload at every step where it is not 0.",
+        "A spike with the value's first bits as payload, x >> (8 - payload_bits), at every step where it is not 0.",
         ["sample", "channels"],
         ["spikes"],
-        [],
-        [helper.make_node("Gather", ["sample", "channels"], ["spikes"], axis=1)],
+        ["payload_bits"],
+        [
+            helper.make_node("Gather", ["sample", "channels"], ["values"], axis=1),
+            _attribute("payload_bits", "payload_bits"),
+            _constant("value_bits", 8),
+            helper.make_node("Sub", ["value_bits", "payload_bits"], ["cut"]),
+            helper.make_node("Cast", ["cut"], ["cut_bits"], to=TensorProto.UINT8),
+            helper.make_node("BitShift", ["values", "cut_bits"], ["spikes"], direction="RIGHT"),
+        ],
     )
 
 

@@ -266,7 +266,8 @@ def _input(build: _Builder, source: Input) -> str:
     operator = INPUT_OPERATORS[source.coding]
     if not source.on_chip:
         payload = build.spikes(source.name, source.size)
-        build.node(operator, source.name, [SAMPLE, channels], [payload])
+        own = source.parameters() if source.coding == "graded" else {}
+        build.node(operator, source.name, [SAMPLE, channels], [payload], **own)
         return payload
     before, after = build.state(source.name, source.size, TensorProto.INT64)
     payload = build.spikes(source.name, source.size)

@@ -42,6 +42,7 @@ from toolchain.ir import (
     Program,
     make_input,
 )
+from toolchain.ir.inputs import VALUE_BITS
 
 IR_VERSION_TAG = b"\x08"
 """How every file of ours begins: the field of the ONNX version comes first."""
@@ -264,7 +265,11 @@ class Reader:
         sample_size = dims[1].dim_value if len(dims) == 2 else 0
         if not 0 < sample_size <= STEPS_MAX:
             self.refuse("the size of a sample is missing or out of range", "sample", got=sample_size)
-        limits = {"rate": {"threshold": STEPS_MAX}, "current": {"shift": SHIFT_MAX}}.get(coding, {})
+        limits = {
+            "rate": {"threshold": STEPS_MAX},
+            "graded": {"payload_bits": VALUE_BITS},
+            "current": {"shift": SHIFT_MAX},
+        }[coding]
         return make_input(
             coding,
             name,

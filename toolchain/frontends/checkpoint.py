@@ -38,7 +38,7 @@ NEURON_KEYS = ("kind", "tau", "threshold", "reset", "compare")
 INPUT_KEYS = ("size", "coding", "scale", "offset")
 INPUT_PARAMETERS: dict[str, dict[str, int | None]] = {
     "rate": {"threshold": None},
-    "graded": {},
+    "graded": {"payload_bits": 8},
     "current": {"shift": 0},
 }
 """Coding -> its own entries with their defaults; None: must be there."""

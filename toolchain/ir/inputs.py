@@ -16,7 +16,8 @@ from toolchain.errors import SnncError, nearest
 from toolchain.ir.arithmetic import BIAS_LIMIT
 from toolchain.ir.neurons import Compartments
 
-VALUE_MAX = 255
+VALUE_BITS = 8
+VALUE_MAX = (1 << VALUE_BITS) - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +34,6 @@ class Input:
     offset: float = 0.0
 
     coding: ClassVar[str]
-    payload_max: ClassVar[int]
-    """Largest value that one spike (or one injection) carries."""
     on_chip: ClassVar[bool]
     """Whether the input neurons are compartments of the chip."""
     on_host: ClassVar[bool] = False
@@ -43,6 +42,11 @@ class Input:
     @property
     def size(self) -> int:
         return len(self.channels)
+
+    @property
+    def payload_max(self) -> int:
+        """Largest value that one spike (or one injection) carries."""
+        raise NotImplementedError
 
     def encode(self, samples: NDArray[np.integer], steps: int) -> NDArray[np.int64]:
         """What the input neurons send: shape (steps, n_samples, size), 0 for no spike, else the payload.
@@ -134,8 +138,11 @@ class RateInput(Input):
     threshold: int = 254
 
     coding: ClassVar[str] = "rate"
-    payload_max: ClassVar[int] = 1
     on_chip: ClassVar[bool] = True
+
+    @property
+    def payload_max(self) -> int:
+        return 1
 
     @property
     def compartments(self) -> Compartments:
@@ -170,19 +177,38 @@ class RateInput(Input):
 
 @dataclass(frozen=True, eq=False)
 class GradedInput(Input):
-    """A spike with payload x at every step where x > 0. Needs a chip whose spikes carry a payload."""
+    """A spike whose payload is the value, at every step where that is not 0. Needs a chip with such spikes.
+
+    The payload is the value's first `payload_bits` bits: x >> (8 - payload_bits). Fewer bits leave more of the
+    synaptic current's 24 bits to the weights.
+    """
+
+    payload_bits: int = VALUE_BITS
 
     coding: ClassVar[str] = "graded"
-    payload_max: ClassVar[int] = VALUE_MAX
     on_chip: ClassVar[bool] = False
 
+    @property
+    def payload_max(self) -> int:
+        return (1 << self.payload_bits) - 1
+
     def encode(self, samples: NDArray[np.integer], steps: int) -> NDArray[np.int64]:
-        values = self.read(samples)
+        values = self.read(samples) >> (VALUE_BITS - self.payload_bits)
         return np.broadcast_to(values, (steps, *values.shape)).copy()
+
+    def parameters(self) -> dict[str, int]:
+        return {"payload_bits": self.payload_bits}
+
+    def verify(self) -> None:
+        super().verify()
+        if not 1 <= self.payload_bits <= VALUE_BITS:
+            raise SnncError(
+                "a payload has 1 to 8 bits", where=f"{self.name}.payload_bits", got=self.payload_bits, allowed="1 to 8"
+            )
 
 
 @dataclass(frozen=True, eq=False)
-class CurrentInput(GradedInput):
+class CurrentInput(Input):
     """The first connection is computed on the host, once a sample, and injected as a bias at every step.
 
     Its synapses are then not on the chip. The integer sum of weight * x is shifted right by `shift`, rounded to
@@ -193,7 +219,16 @@ class CurrentInput(GradedInput):
     shift: int = 0
 
     coding: ClassVar[str] = "current"
+    on_chip: ClassVar[bool] = False
     on_host: ClassVar[bool] = True
+
+    @property
+    def payload_max(self) -> int:
+        return VALUE_MAX
+
+    def encode(self, samples: NDArray[np.integer], steps: int) -> NDArray[np.int64]:
+        values = self.read(samples)
+        return np.broadcast_to(values, (steps, *values.shape)).copy()
 
     def inject(self, total: NDArray[np.int64]) -> NDArray[np.int64]:
         half = (1 << self.shift) >> 1

@@ -86,6 +86,8 @@ def model(network: SpikingNetwork, masks: list[Tensor], metrics: dict[str, Any])
     }
     if recipe.input.coding == "rate":
         inputs["threshold"] = recipe.input.threshold
+    if recipe.input.coding == "graded":
+        inputs["payload_bits"] = recipe.input.payload_bits
     first = network.layers[0].grid
     if recipe.input.coding == "current" and first is not None:
         inputs["shift"] = first.shift

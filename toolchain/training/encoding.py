@@ -25,9 +25,14 @@ def rate(samples: Tensor, steps: int, threshold: int, dtype: torch.dtype) -> Ten
     return spikes
 
 
-def constant(samples: Tensor, steps: int, threshold: int, dtype: torch.dtype) -> Tensor:
-    """Payloads (1, B, n), the same at every step: graded spikes, or values for the host's first layer."""
+def graded(samples: Tensor, steps: int, payload_bits: int, dtype: torch.dtype) -> Tensor:
+    """Payloads (1, B, n), the same at every step: the first `payload_bits` bits of each value."""
+    return (samples >> (8 - payload_bits)).unsqueeze(0).to(dtype)
+
+
+def current(samples: Tensor, steps: int, unused: int, dtype: torch.dtype) -> Tensor:
+    """Values (1, B, n), the same at every step, for the host's first layer."""
     return samples.unsqueeze(0).to(dtype)
 
 
-CODINGS = {"rate": rate, "graded": constant, "current": constant}
+CODINGS = {"rate": rate, "graded": graded, "current": current}

@@ -45,12 +45,13 @@ class InputScale:
 def input_scale(recipe: Recipe) -> InputScale:
     """The physical meaning of the input's payloads while training.
 
-    Graded payloads are trained as fractions of 255, so that the common initialisation suits them.
+    Graded payloads are trained as fractions of the largest, so that the common initialisation suits them.
     """
     if recipe.input.coding == "rate":
         return InputScale(1.0, 0.0, 1)
     if recipe.input.coding == "graded":
-        return InputScale(1 / VALUE_MAX, 0.0, VALUE_MAX)
+        largest = (1 << recipe.input.payload_bits) - 1
+        return InputScale(1 / largest, 0.0, largest)
     return InputScale(1 / (VALUE_MAX * recipe.input.std), -recipe.input.mean / recipe.input.std, VALUE_MAX)
 
 
@@ -61,6 +62,8 @@ class SpikingNetwork(nn.Module):
         super().__init__()
         self.recipe = recipe
         self.coding = CODINGS[recipe.input.coding]
+        graded = recipe.input.coding == "graded"
+        self.coding_parameter = recipe.input.payload_bits if graded else recipe.input.threshold
         self.input_scale = input_scale(recipe)
         self.used: list[Tensor] | None = None
         generator = torch.Generator().manual_seed(recipe.seed)
@@ -132,7 +135,7 @@ class SpikingNetwork(nn.Module):
         graded = self.coding is CODINGS["graded"]
         if self.used is not None:
             samples = samples.index_select(1, self.used[0])
-        spikes = self.coding(samples, net.steps, self.recipe.input.threshold, torch.float32 if graded else dtype)
+        spikes = self.coding(samples, net.steps, self.coding_parameter, torch.float32 if graded else dtype)
         for index, layer in enumerate(self.layers):
             weight: Tensor = layer.weight
             bias: Tensor | None = layer.bias
@@ -171,7 +174,7 @@ class SpikingNetwork(nn.Module):
         With grids this is the chip's integer arithmetic without any other rounding; without, the float model.
         """
         net = self.recipe.network
-        sent = [self.coding(samples, net.steps, self.recipe.input.threshold, torch.float32)]
+        sent = [self.coding(samples, net.steps, self.coding_parameter, torch.float32)]
         for index, layer in enumerate(self.layers):
             current = self._exact_current(index, sent[-1])
             sent.append(neurons.run_exact(current, net.steps, self.neuron(layer)).float())

@@ -66,13 +66,14 @@ class Network:
 
 @dataclass(frozen=True)
 class Input:
-    """How a value 0..255 enters. threshold: of the on-chip input neurons (rate).
+    """How a value 0..255 enters. threshold: of the on-chip input neurons (rate). payload_bits: of a spike (graded).
 
     mean, std: the first layer sees (x / 255 - mean) / std (current coding alone).
     """
 
     coding: str = setting("rate", choices=("rate", "graded", "current"))
     threshold: int = setting(254, low=1, high=131071)
+    payload_bits: int = setting(8, low=1, high=8)
     mean: float = setting(0.1307, low=0.0, high=1.0)
     std: float = setting(0.3081, above=0.0)
 

@@ -179,7 +179,7 @@ def _rate(program: Program, samples: NDArray[np.integer] | None) -> Entry:
 
 def _graded(program: Program, samples: NDArray[np.integer] | None) -> Entry:
     source = _spec.Source(program.input.name, "graded", program.input.size)
-    return [], [source], {} if samples is None else {source.name: program.input.read(samples)}, set()
+    return [], [source], {} if samples is None else {source.name: program.input.encode(samples, 1)[0]}, set()
 
 
 def _current(program: Program, samples: NDArray[np.integer] | None) -> Entry:
