@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 from pathlib import Path
@@ -96,6 +97,17 @@ def test_small_network_in_every_coding(lava: Interpreter, coding: str) -> None:
     assert all(0 < spikes.mean() < 1 for name, spikes in wanted.spikes.items() if name != "in")
     assert seen[-1] == (5, 5)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_graded_payloads_of_fewer_bits(lava: Interpreter) -> None:
+    samples = np.random.default_rng(4).integers(0, 256, (5, 4))
+    program = chain(2, coding="graded")
+    program = dataclasses.replace(program, input=dataclasses.replace(program.input, payload_bits=4))
+    assert_equal(backend.run(program, samples), reference.run(program, samples))
+    wide = reference.run(chain(2, coding="graded"), samples)
+    assert any(
+        not np.array_equal(wide.spikes[name], got) for name, got in reference.run(program, samples).spikes.items()
+    )
 
 
 def test_equals_a_second_definition_over_one_long_run(lava: Interpreter) -> None:
