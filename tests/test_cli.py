@@ -288,7 +288,7 @@ def test_what_does_not_fit_gets_a_remedy_that_works(snnc, tmp_path):
 
 def test_bits_that_the_chip_does_not_have(snnc, model, tmp_path):
     snnc.refused(
-        "compile", model, "--target", "loihi", "--bits", 7, "-o", tmp_path / "b", says=("weights", "7", "--bits 6")
+        "compile", model, "--target", "loihi", "--bits", 7, "-o", tmp_path / "b", says=("weights", "7", "--bits 8")
     )
 
 

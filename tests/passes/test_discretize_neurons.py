@@ -287,7 +287,8 @@ def test_a_current_from_the_host_is_never_clipped(seed, n_in, scale, offset, bia
         assert np.array_equal(program.input.inject(total), unclipped)
         assert np.all(np.abs(unclipped + own) <= BIAS_LIMIT)  # with the neuron's own bias in the same register
     assert program.populations[0].vth >= 1
-    if program.input.shift:  # and no coarser than needed
+    assert program.input.shift >= 3  # what it was trained with
+    if program.input.shift > 3:  # and no coarser than needed
         finer = max(positive.max(), -negative.min()) / 2.0 ** (program.input.shift - 1)
         physical_bias = (
             np.abs(graph.populations[0].bias).max() / (0.01 * scale)

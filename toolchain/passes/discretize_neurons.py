@@ -178,7 +178,10 @@ def _decays(lif: LIF, diagnostics: list[Diagnostic]) -> tuple[int, int]:
 
 
 def _host_input(graph: QuantisedGraph) -> Input:
-    """The input; where the host computes, with the smallest right shift at which every sum fits a bias register."""
+    """The input; where the host computes, with a right shift at which every sum fits a bias register.
+
+    The shift that the network was trained with, if that is enough; else the smallest one.
+    """
     source = graph.input
     if not source.on_host:
         return source
@@ -203,7 +206,7 @@ def _host_input(graph: QuantisedGraph) -> Input:
         own = float(np.abs(lif.bias).max(initial=0.0)) / (entering[0].step * source.scale)
         own += abs(source.offset) / source.scale * largest / source.payload_max
         room = max(room, largest + own)
-    shift = 0
+    shift = source.parameters()["shift"]
     while room / 2.0**shift > BIAS_LIMIT - len(graph.connections):  # each sum is rounded, and so is the bias
         shift += 1
     return replace(source, shift=shift)  # type: ignore[call-arg]
