@@ -41,8 +41,11 @@ target states its limit. All broken rules are reported at once.
 def commands() -> str:
     """The text of commands.md."""
     parts = [HEAD]
+    settings = cli.context_settings["help_option_names"]
+    group = click.Context(cli, info_name="snnc", help_option_names=settings)
     for name, command in cli.commands.items():
-        with click.Context(command, info_name=f"snnc {name}", max_content_width=WIDTH, terminal_width=WIDTH) as context:
+        width = {"max_content_width": WIDTH, "terminal_width": WIDTH}
+        with click.Context(command, parent=group, info_name=name, **width) as context:
             text = command.get_help(context)
         parts.append(f"## snnc {name}\n\n" + "\n".join(f"    {line}".rstrip() for line in text.splitlines()) + "\n")
     return "\n".join(parts)
