@@ -204,7 +204,7 @@ def place_on_cores(state: Compilation) -> Compilation:
         share_cores=state.options.share_cores,
         chips=state.options.chips,
     )
-    return state.done(f"{len(mapping.cores)} cores", mapping_=mapping)
+    return state.done(f"{len(mapping.cores)} core{'s' * (len(mapping.cores) != 1)}", mapping_=mapping)
 
 
 def check_limits(state: Compilation) -> Compilation:
