@@ -42,6 +42,12 @@ def test_files_that_are_named_exist(page):
         assert (ROOT / name).exists(), f"{page.name}: {name}"
 
 
+def test_pages_that_the_code_names_exist():
+    for source in (*(ROOT / "toolchain").rglob("*.py"), *(ROOT / "hw_targets").glob("*.*")):
+        for name in re.findall(r"docs/[\w/-]+\.md", source.read_text(errors="replace")):
+            assert (ROOT / name).exists(), f"{source.name}: {name}"
+
+
 def test_every_diagnostic_is_documented():
     text = (ROOT / "docs" / "architecture.md").read_text()
     for source in (ROOT / "toolchain").rglob("*.py"):
