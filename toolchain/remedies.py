@@ -104,12 +104,10 @@ def _fewer_synapses(graph: Graph, target: Target, options: Options) -> Iterator[
 def _thinned(graph: Graph, part: float) -> Graph:
     def thin(c: Connection) -> Connection:
         shape = c.synapses.connectivity
-        keep = max(1, round(part * shape.n_synapses))
+        keep = max(1, round(part * shape.n_weights))
         order = np.argsort(-np.abs(c.synapses.weights), kind="stable")
-        chosen = np.zeros(shape.n_synapses, bool)
+        chosen = np.zeros(shape.n_weights, bool)
         chosen[order[:keep]] = True
-        everyone = (np.ones(shape.n_sources, bool), np.ones(shape.n_targets, bool))
-        kept, mask = shape.select(*everyone, chosen)
-        return replace(c, synapses=FloatSynapses(kept, c.synapses.weights[mask]))
+        return replace(c, synapses=FloatSynapses(shape.keep_weights(chosen), c.synapses.weights[chosen]))
 
     return replace(graph, connections=tuple(thin(c) for c in graph.connections))

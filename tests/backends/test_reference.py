@@ -174,10 +174,10 @@ def test_membrane_decay_rounds_toward_zero():
 
 def test_negative_state_decays_toward_zero():
     # v: -64 then trunc(-64 * 3/4096) = 0 each step: rounding down would give -1 - 64.
-    u, v, _ = Compartments("n", 1, 4096, 4093, 0, np.zeros(1, np.int16)).step(
-        np.zeros((1, 1), np.int64), np.full((1, 1), -64), np.zeros((1, 1), np.int64)
-    )
-    assert (int(u[0, 0]), int(v[0, 0])) == (0, 0)
+    neuron = Compartments("n", 1, 4096, 4093, 0, np.zeros(1, np.int16))
+    before = replace(neuron.start(1), v=np.full((1, 1), -64))
+    after, _ = neuron.step(before, np.zeros((1, 1), np.int64))
+    assert (int(after.u[0, 0]), int(after.v[0, 0])) == (0, 0)
 
 
 def test_current_decay():

@@ -39,14 +39,16 @@ def test_selecting_is_indexing(mask: np.ndarray, data) -> None:
     c = Connectivity.from_mask(mask)
     sources = data.draw(hnp.arrays(bool, mask.shape[1]))
     targets = data.draw(hnp.arrays(bool, mask.shape[0]))
-    synapses = data.draw(st.none() | hnp.arrays(bool, c.n_synapses))
-    chosen, kept = c.select(sources, targets, synapses)
-    chosen.verify("chosen")
     numbers = np.arange(1, c.n_synapses + 1)
-    wanted = numbers if synapses is None else np.where(synapses, numbers, 0)
-    expected = c.dense(wanted)[np.ix_(targets, sources)]
+    chosen, kept = c.select(sources, targets)
+    chosen.verify("chosen")
+    expected = c.dense(numbers)[np.ix_(targets, sources)]
     assert np.array_equal(chosen.dense(numbers[kept]), expected)
     assert chosen.n_synapses == np.count_nonzero(expected)
+    marked = data.draw(hnp.arrays(bool, c.n_synapses))
+    fewer = c.keep_weights(marked)
+    fewer.verify("fewer")
+    assert np.array_equal(fewer.dense(numbers[marked]), c.dense(np.where(marked, numbers, 0)))
 
 
 def test_no_neurons_and_no_synapses() -> None:

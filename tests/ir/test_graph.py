@@ -144,19 +144,28 @@ def test_wiring() -> None:
     refused(replace(GRAPH, steps=0), "at least one step")
     square = network((10, 10, 10))
     back = replace(square.connections[1], name="back", source="fc2", target="fc1")
-    refused(replace(square, connections=(*square.connections, back)), "recurrent", "fc2 -> fc1")
+    refused(replace(square, connections=(*square.connections, back)), "a cycle without delay", "fc2 -> fc1, back.delay")
     turned = replace(square, populations=square.populations[::-1])
-    refused(turned, "recurrent")
+    refused(turned, "a cycle without delay")
+    soon = replace(square, connections=(*square.connections, replace(back, delay=1)))
+    refused(soon, "cannot come back so soon", "fc2 -> fc1, back.delay")
+    replace(square, connections=(*square.connections, replace(back, delay=2))).verify()
 
 
-def test_a_connection_that_skips_a_layer_is_refused_in_a_program() -> None:
+def test_depths_and_what_bridges_them() -> None:
     program = chain((4, 4, 4))
-    skip = IntegerConnection("skip", "input", "fc2", program.connections[0].synapses)
-    refused(replace(program, connections=(*program.connections, skip)), "skips a layer", "input -> fc2")
-
-
-def test_depths() -> None:
-    assert chain((3, 4, 2)).depths == {"input": 0, "fc1": 1, "fc2": 2}
+    assert program.depths == {"input": 0, "fc1": 1, "fc2": 2}
+    assert set(program.chip_delays.values()) == {1}
+    synapses = program.connections[0].synapses
+    skip = IntegerConnection("skip", "input", "fc2", synapses)
+    itself = IntegerConnection("itself", "fc1", "fc1", synapses, delay=1)
+    wider = replace(program, connections=(*program.connections, skip, itself))
+    wider.verify()
+    assert wider.depths == program.depths
+    assert (wider.chip_delays["skip"], wider.chip_delays["itself"]) == (2, 1)
+    late = replace(program, connections=(*program.connections[:-1], replace(program.connections[-1], delay=3)))
+    assert late.depths == {"input": 0, "fc1": 1, "fc2": 0}
+    assert late.chip_delays[program.connections[-1].name] == 2
 
 
 # ---------------------------------------------------------------------- weights

@@ -17,18 +17,18 @@ def states(program: Program, samples: np.ndarray) -> dict[str, tuple[np.ndarray,
     sent = {program.input.name: program.input.encode(samples, program.steps)}
     found = {}
     for p in program.populations:
-        u = v = np.zeros((len(samples), p.size), np.int64)
+        state = p.start(len(samples))
         sums, currents, potentials, spikes = [], [], [], []
         for t in range(program.steps):
-            a = np.zeros_like(u)
+            a = np.zeros_like(state.u)
             for c in program.into(p.name):
                 dense = c.synapses.connectivity.dense(c.synapses.values)
                 total = sent[c.source][t] @ dense.T
                 a = a + (program.input.inject(total) if c.source == program.input.name else total)
             # The definition once more, without wrap, clip and reset: what the registers would have to hold.
-            raw_u = np.sign(u) * ((np.abs(u) * (4096 - p.du)) >> 12) + (a << 6)
-            raw_v = np.sign(v) * ((np.abs(v) * (4096 - p.dv)) >> 12) + raw_u + p.bias
-            u, v, fired = p.step(u, v, a)
+            raw_u = np.sign(state.u) * ((np.abs(state.u) * (4096 - p.du)) >> 12) + (a << 6)
+            raw_v = np.sign(state.v) * ((np.abs(state.v) * (4096 - p.dv)) >> 12) + raw_u + p.bias
+            state, fired = p.step(state, a)
             sums.append(a)
             currents.append(raw_u)
             potentials.append(raw_v)

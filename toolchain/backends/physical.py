@@ -21,24 +21,28 @@ def run(graph: Graph, samples: NDArray[np.integer], *, progress: Callable[[int, 
     """
     began = time.perf_counter()
     names = [graph.input.name, *(p.name for p in graph.populations)]
-    weights = {c.name: c.synapses.connectivity.matrix(c.synapses.weights.astype(np.float64)) for c in graph.connections}
+    products = {
+        c.name: c.synapses.connectivity.product(c.synapses.weights.astype(np.float64)) for c in graph.connections
+    }
     spikes: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in names}
+    potentials: dict[str, list[NDArray[np.float64]]] = {p.name: [] for p in graph.populations if not p.spiking}
     for start in range(0, len(samples), BATCH):
         payload = graph.input.encode(samples[start : start + BATCH], graph.steps)
-        spikes[graph.input.name].append((payload != 0).astype(np.uint8))
         sent = {graph.input.name: graph.input.offset + graph.input.scale * payload}
-        for p in graph.populations:
-            u = v = np.zeros((payload.shape[1], p.size))
-            out = np.zeros((graph.steps, *u.shape), np.uint8)
-            for t in range(graph.steps):
-                a = np.zeros_like(u)
+        sent |= {p.name: np.zeros((*payload.shape[:2], p.size)) for p in graph.populations}
+        state = {p.name: p.start(payload.shape[1]) for p in graph.populations}
+        for t in range(graph.steps):
+            for p in graph.populations:
+                a = np.zeros((payload.shape[1], p.size))
                 for c in graph.connections:
-                    if c.target == p.name:
-                        a += (weights[c.name] @ sent[c.source][t].T).T
-                u, v, fired = p.step(u, v, a)
-                out[t] = fired
-            spikes[p.name].append(out)
-            sent[p.name] = out.astype(np.float64)
+                    if c.target == p.name and t >= c.delay:
+                        a += products[c.name](sent[c.source][t - c.delay])
+                state[p.name], sent[p.name][t] = p.step(state[p.name], a)
+        spikes[graph.input.name].append((payload != 0).astype(np.uint8))
+        for p in graph.populations:
+            spikes[p.name].append(sent[p.name].astype(np.uint8))
+            if not p.spiking:
+                potentials[p.name].append(state[p.name].v)
         if progress is not None:
             progress(min(start + BATCH, len(samples)), len(samples))
     whole = {name: np.concatenate(parts, axis=1).transpose(1, 0, 2) for name, parts in spikes.items()}
@@ -47,4 +51,5 @@ def run(graph: Graph, samples: NDArray[np.integer], *, progress: Callable[[int, 
         counts={name: s.sum(axis=1, dtype=np.int32) for name, s in whole.items()},
         output=graph.populations[-1].name,
         seconds=time.perf_counter() - began,
+        potentials={name: np.concatenate(parts) for name, parts in potentials.items()},
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +15,16 @@ class Trace:
 
     spikes: name -> uint8, shape (n_samples, steps, size), 1 where the neuron fired (the input: 1 where it sent
     a spike, whatever its payload).  counts: name -> int32, shape (n_samples, size), for every population.
+    potentials: readout -> its membrane potentials at the last step, shape (n_samples, size).
     """
 
     spikes: Mapping[str, NDArray[np.uint8]]
     counts: Mapping[str, NDArray[np.int32]]
     output: str
     seconds: float
+    potentials: Mapping[str, NDArray] = field(default_factory=dict)
 
     @property
     def decisions(self) -> NDArray[np.int64]:
-        """The output neuron with the most spikes, ties to the lowest index; shape (n_samples,)."""
-        return np.argmax(self.counts[self.output], axis=1)
+        """The output neuron with most spikes, or a readout's highest potential; ties to the lowest; (n_samples,)."""
+        return np.argmax(self.potentials.get(self.output, self.counts[self.output]), axis=1)

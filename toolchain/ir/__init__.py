@@ -5,9 +5,11 @@
 """
 
 from toolchain.ir.connectivity import Connectivity
+from toolchain.ir.convolution import Convolution
 from toolchain.ir.graph import Connection, Graph, QuantisedConnection, QuantisedGraph
 from toolchain.ir.inputs import CurrentInput, GradedInput, Input, RateInput, make_input
-from toolchain.ir.neurons import LIF, Compartments
+from toolchain.ir.neurons import LIF, Compartments, State
+from toolchain.ir.pattern import Pattern
 from toolchain.ir.program import IntegerConnection, Program
 from toolchain.ir.weights import SIGN_MODES, FloatSynapses, IntegerSynapses, mantissa_range, sign_mode_of, stored_shift
 
@@ -17,6 +19,7 @@ __all__ = [
     "Compartments",
     "Connection",
     "Connectivity",
+    "Convolution",
     "CurrentInput",
     "FloatSynapses",
     "GradedInput",
@@ -24,10 +27,12 @@ __all__ = [
     "Input",
     "IntegerConnection",
     "IntegerSynapses",
+    "Pattern",
     "Program",
     "QuantisedConnection",
     "QuantisedGraph",
     "RateInput",
+    "State",
     "make_input",
     "mantissa_range",
     "sign_mode_of",

@@ -21,9 +21,9 @@ SUM_LIMIT = 1 << 25
 """A synaptic sum must stay below this magnitude to survive the shift into an int32 (Lava's ports)."""
 
 
-def decay(state: NDArray[np.int64], amount: int) -> NDArray[np.int64]:
-    """`trunc(state * (4096 - amount) / 4096)`, rounded toward zero."""
-    magnitude = (np.abs(state) * (DECAY_ONE - amount)) >> 12
+def decay(state: NDArray[np.int64], amount: int | NDArray[np.int32]) -> NDArray[np.int64]:
+    """`trunc(state * (4096 - amount) / 4096)`, rounded toward zero; one amount, or one a neuron."""
+    magnitude = (np.abs(state) * (DECAY_ONE - np.asarray(amount, np.int64))) >> 12
     return np.sign(state) * magnitude
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
 from toolchain.errors import SnncError
+from toolchain.ir.pattern import Pattern, Product
 
 
 @dataclass(frozen=True, eq=False)
-class Connectivity:
-    """The synapses of one connection, in compressed rows by source neuron.
+class Connectivity(Pattern):
+    """Every synapse of one connection listed, in compressed rows by source neuron; one weight for each.
 
     The list of source `i` is `targets[indptr[i]:indptr[i + 1]]`, strictly ascending: the same list that a
     neuromorphic core stores for one input axon.
@@ -38,14 +40,20 @@ class Connectivity:
         return cls(n_sources, n_targets, indptr, targets.astype(np.int32))
 
     @property
-    def n_synapses(self) -> int:
+    def source_shape(self) -> tuple[int, ...]:
+        return (self.n_sources,)
+
+    @property
+    def target_shape(self) -> tuple[int, ...]:
+        return (self.n_targets,)
+
+    @property
+    def n_weights(self) -> int:
         return len(self.targets)
 
     @property
-    def density(self) -> float:
-        """Synapses that exist, as a part of all pairs (0 to 1)."""
-        pairs = self.n_sources * self.n_targets
-        return self.n_synapses / pairs if pairs else 0.0
+    def n_synapses(self) -> int:
+        return len(self.targets)
 
     @cached_property
     def sources(self) -> NDArray[np.int32]:
@@ -54,18 +62,32 @@ class Connectivity:
 
     @property
     def fan_out(self) -> NDArray[np.int64]:
-        """Synapses per source neuron, shape (n_sources,)."""
         return np.diff(self.indptr)
 
     @property
     def fan_in(self) -> NDArray[np.int64]:
-        """Synapses per target neuron, shape (n_targets,)."""
         return np.bincount(self.targets, minlength=self.n_targets).astype(np.int64)
 
+    def unroll(self) -> tuple[Connectivity, NDArray[np.int64]]:
+        return self, np.arange(self.n_synapses)
+
     def matrix(self, values: NDArray[np.generic]) -> sparse.csr_array:
-        """The given values, one a synapse, as a sparse matrix of shape (n_targets, n_sources)."""
         by_source = sparse.csr_array((values, self.targets, self.indptr), shape=(self.n_sources, self.n_targets))
         return by_source.T.tocsr()
+
+    def product(self, values: NDArray[np.generic]) -> Product:
+        matrix = self.matrix(values)
+        return lambda payload: (matrix @ payload.T).T
+
+    def target_sums(self, values: NDArray[Any]) -> NDArray[Any]:
+        # bincount adds in float64: exact for integers, no sum of which comes near 2**53 here.
+        sums = np.bincount(self.targets, values.astype(np.float64), minlength=self.n_targets)
+        return sums.astype(np.result_type(values, np.int64))
+
+    def keep_weights(self, keep: NDArray[np.bool_]) -> Connectivity:
+        before = np.zeros(len(keep) + 1, np.int64)
+        np.cumsum(keep, out=before[1:])
+        return Connectivity(self.n_sources, self.n_targets, before[self.indptr], self.targets[keep])
 
     def dense(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
         """The given values as a dense (n_targets, n_sources) array, zero where no synapse is. For small layers."""
@@ -73,24 +95,19 @@ class Connectivity:
         out[self.targets, self.sources] = values
         return out
 
-    def select(
-        self,
-        sources: NDArray[np.bool_],
-        targets: NDArray[np.bool_],
-        synapses: NDArray[np.bool_] | None = None,
-    ) -> tuple[Connectivity, NDArray[np.bool_]]:
-        """The synapses between the marked neurons, renumbered, and the mask over the old synapses that kept them."""
-        keep = sources[self.sources] & targets[self.targets]
-        if synapses is not None:
-            keep = keep & synapses
-        new_target = np.cumsum(targets) - 1
-        counts = np.bincount(self.sources[keep], minlength=self.n_sources)[sources]
-        indptr = np.zeros(len(counts) + 1, np.int64)
-        np.cumsum(counts, out=indptr[1:])
-        chosen = Connectivity(
-            int(sources.sum()), int(targets.sum()), indptr, new_target[self.targets[keep]].astype(np.int32)
-        )
+    def select(self, sources: NDArray[np.bool_], targets: NDArray[np.bool_]) -> tuple[Connectivity, NDArray[np.bool_]]:
+        keep = np.repeat(sources, self.fan_out) & targets[self.targets]
+        before = np.zeros(len(keep) + 1, np.int64)
+        np.cumsum(keep, out=before[1:])
+        # Lists of sources that are not kept are empty by now: their ends are simply left out.
+        indptr = np.concatenate([[0], before[self.indptr[1:]][sources]])
+        new_target = np.cumsum(targets, dtype=np.int32) - np.int32(1)
+        chosen = Connectivity(int(sources.sum()), int(targets.sum()), indptr, new_target[self.targets[keep]])
         return chosen, keep
+
+    def describe(self, weight: int) -> str:
+        source = int(np.searchsorted(self.indptr, weight, side="right")) - 1
+        return f"synapse {source} -> {int(self.targets[weight])}"
 
     def verify(self, where: str) -> None:
         """Raise SnncError unless the lists are well formed: bounds, order, no synapse twice."""

@@ -10,16 +10,17 @@ import numpy as np
 from toolchain.errors import SnncError
 from toolchain.ir.inputs import Input
 from toolchain.ir.neurons import LIF
-from toolchain.ir.verify import verify_wiring
+from toolchain.ir.verify import chip_delays, verify_wiring
 from toolchain.ir.weights import FloatSynapses, IntegerSynapses
 
 
 @dataclass(frozen=True, eq=False)
 class Connection:
-    """All-to-some synapses from one population to another: `sum over synapses of weight * payload`.
+    """Synapses from one population to another: `sum over synapses of weight * payload[t - delay]`.
 
     weight_step, weight_bits: where training already kept the weights to an integer grid, the physical value of
-    one step of that grid and its bits; None otherwise.
+    one step of that grid and its bits; None otherwise.  delay: steps of the sample after which a spike arrives, beyond
+    those that the layers take: 0, and 1 or more for a recurrent connection.
     """
 
     name: str
@@ -28,14 +29,16 @@ class Connection:
     synapses: FloatSynapses
     weight_step: float | None = None
     weight_bits: int | None = None
+    delay: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A trained network. Populations stand in topological order; the last one is the output.
+    """A trained network. Populations stand in the order in which a step computes them; the last one is the output.
 
     steps: time steps that one sample lasts.  metadata: provenance, text only.
-    Decision: the output neuron with the most spikes in the sample's window, ties to the lowest index.
+    Decision: the output neuron with the most spikes in the sample's window, or, where the output is a readout, the
+    one with the highest membrane potential at the last step; ties to the lowest index.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Graph:
             connection.synapses.verify(connection.name)
             if connection.weight_step is not None:
                 _verify_step(connection.weight_step, f"{connection.name}.weight_step")
+        chip_delays(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +70,7 @@ class QuantisedConnection:
     target: str
     synapses: IntegerSynapses
     step: float
+    delay: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +108,7 @@ class QuantisedGraph:
                     synapses=FloatSynapses(c.synapses.connectivity, (c.synapses.values * c.step).astype(np.float32)),
                     weight_step=c.step,
                     weight_bits=c.synapses.weight_bits,
+                    delay=c.delay,
                 )
                 for c in self.connections
             ),

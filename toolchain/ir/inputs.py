@@ -159,11 +159,11 @@ class RateInput(Input):
     def encode(self, samples: NDArray[np.integer], steps: int) -> NDArray[np.int64]:
         values = self.read(samples)
         neurons = self.compartments
-        u, v = np.zeros_like(values), np.zeros_like(values)
+        state = neurons.start(len(values))
         out = np.zeros((steps, *values.shape), np.int64)
         for t in range(steps):
             # A bias of x * 2**6 and a memoryless current of x give the same potential.
-            u, v, out[t] = neurons.step(u, v, values)
+            state, out[t] = neurons.step(state, values)
         return out
 
     def parameters(self) -> dict[str, int]:

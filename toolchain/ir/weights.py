@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolchain.errors import SnncError
-from toolchain.ir.connectivity import Connectivity
+from toolchain.ir.pattern import Pattern
 
 SIGN_MODES = ("mixed", "excitatory", "inhibitory")
 
@@ -50,28 +50,27 @@ def sign_mode_of(mantissa: NDArray[np.integer]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class FloatSynapses:
-    """Weights in physical units, float32, one for each synapse of `connectivity`, in its order."""
+    """Weights in physical units, float32, shape (connectivity.n_weights,), in the pattern's order."""
 
-    connectivity: Connectivity
+    connectivity: Pattern
     weights: NDArray[np.float32]
 
     def verify(self, where: str) -> None:
-        """Raise SnncError unless there is one finite weight for each synapse."""
+        """Raise SnncError unless there is a finite weight for each that the pattern stores."""
         self.connectivity.verify(where)
-        if self.weights.shape != (self.connectivity.n_synapses,):
+        if self.weights.shape != (self.connectivity.n_weights,):
             raise SnncError(
                 "weights and synapses differ in number",
                 where=where,
                 got=self.weights.shape,
-                allowed=(self.connectivity.n_synapses,),
+                allowed=(self.connectivity.n_weights,),
             )
         bad = ~np.isfinite(self.weights)
         if bad.any():
             at = int(np.flatnonzero(bad)[0])
-            source, target = int(self.connectivity.sources[at]), int(self.connectivity.targets[at])
             raise SnncError(
                 f"{int(bad.sum())} weights are NaN or infinite",
-                where=f"{where}, first at synapse {source} -> {target}",
+                where=f"{where}, first at {self.connectivity.describe(at)}",
                 got=float(self.weights[at]),
                 allowed="finite numbers",
                 remedy="train again with a smaller learning rate, or repair the checkpoint",
@@ -82,12 +81,12 @@ class FloatSynapses:
 class IntegerSynapses:
     """Weights as a chip holds them: `weight = mantissa * 2**exponent`, with one exponent for the connection.
 
-    mantissa: int16, one a synapse, in `mantissa_range(sign_mode, weight_bits)`. The exponent is not negative, so
-    that no bit is ever shifted out: Lava shifts the sum where a chip shifts each weight, and only lossless shifts
-    make the two agree.
+    mantissa: int16, shape (connectivity.n_weights,), in `mantissa_range(sign_mode, weight_bits)`. The exponent is not
+    negative, so that no bit is ever shifted out: Lava shifts the sum where a chip shifts each weight, and only
+    lossless shifts make the two agree.
     """
 
-    connectivity: Connectivity
+    connectivity: Pattern
     mantissa: NDArray[np.int16]
     exponent: int
     weight_bits: int
@@ -95,29 +94,28 @@ class IntegerSynapses:
 
     @property
     def values(self) -> NDArray[np.int64]:
-        """The integer weight of every synapse, exponent applied."""
+        """The integer weights, exponent applied."""
         return self.mantissa.astype(np.int64) << self.exponent
 
-    def keep(
-        self,
-        sources: NDArray[np.bool_],
-        targets: NDArray[np.bool_],
-        synapses: NDArray[np.bool_] | None = None,
-    ) -> IntegerSynapses:
-        """The synapses between the marked neurons (and, where given, only the marked synapses)."""
-        connectivity, kept = self.connectivity.select(sources, targets, synapses)
+    def keep(self, sources: NDArray[np.bool_], targets: NDArray[np.bool_]) -> IntegerSynapses:
+        """The synapses between the marked neurons."""
+        connectivity, kept = self.connectivity.select(sources, targets)
         return replace(self, connectivity=connectivity, mantissa=self.mantissa[kept])
+
+    def keep_weights(self, weights: NDArray[np.bool_]) -> IntegerSynapses:
+        """The synapses of the marked weights."""
+        return replace(self, connectivity=self.connectivity.keep_weights(weights), mantissa=self.mantissa[weights])
 
     def verify(self, where: str) -> None:
         """Raise SnncError unless every mantissa lies in the range of its format."""
         self.connectivity.verify(where)
         low, high = mantissa_range(self.sign_mode, self.weight_bits)
-        if self.mantissa.shape != (self.connectivity.n_synapses,):
+        if self.mantissa.shape != (self.connectivity.n_weights,):
             raise SnncError(
                 "mantissas and synapses differ in number",
                 where=where,
                 got=self.mantissa.shape,
-                allowed=(self.connectivity.n_synapses,),
+                allowed=(self.connectivity.n_weights,),
             )
         if self.exponent < 0:
             raise SnncError("negative weight exponent", where=where, got=self.exponent, allowed="0 or more")

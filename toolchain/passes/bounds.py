@@ -38,11 +38,9 @@ def sum_bounds(
     synapses: IntegerSynapses, n_targets: int, payload_max: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Least and greatest synaptic sum of every target neuron, over all patterns of spikes; shape (n_targets,)."""
-    # Sums in float64 are exact: no sum of 2**16 synapses of 17 bits and a payload of 8 comes near 2**53.
-    values = (synapses.values * payload_max).astype(np.float64)
-    targets = synapses.connectivity.targets
-    low = np.bincount(targets, np.minimum(values, 0), minlength=n_targets)
-    high = np.bincount(targets, np.maximum(values, 0), minlength=n_targets)
+    values = synapses.values * payload_max
+    pattern = synapses.connectivity
+    low, high = pattern.target_sums(np.minimum(values, 0)), pattern.target_sums(np.maximum(values, 0))
     return low.astype(np.int64), high.astype(np.int64)
 
 

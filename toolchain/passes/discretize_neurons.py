@@ -55,7 +55,7 @@ class DiscretizeNeurons:
             populations.append(compartments)
             for c in entering:
                 synapses = replace(c.synapses, exponent=c.synapses.exponent + exponent)
-                shifted[c.name] = IntegerConnection(c.name, c.source, c.target, synapses)
+                shifted[c.name] = IntegerConnection(c.name, c.source, c.target, synapses, c.delay)
         program = Program(
             name=graph.name,
             input=source,
@@ -99,7 +99,7 @@ class DiscretizeNeurons:
         physical = lif.bias.astype(np.float64)
         for c in entering:
             if c.source == source.name and source.offset != 0.0:
-                weights = np.bincount(c.synapses.connectivity.targets, c.synapses.values * c.step, minlength=lif.size)
+                weights = c.synapses.connectivity.target_sums(c.synapses.values * c.step)
                 physical = physical + source.offset * weights
         exact = physical * lif.gain / unit * 2.0 ** (exponent + STATE_SHIFT)
         # What the host injects is added to the bias register, so the two have one exponent.

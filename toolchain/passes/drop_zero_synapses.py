@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import numpy as np
-
 from toolchain.errors import Diagnostic
 from toolchain.ir import QuantisedGraph
 
@@ -25,9 +23,7 @@ class DropZeroSynapses:
             alive = c.synapses.mantissa != 0
             zeros = int((~alive).sum())
             if zeros:
-                shape = c.synapses.connectivity
-                everyone = (np.ones(shape.n_sources, bool), np.ones(shape.n_targets, bool))
-                c = replace(c, synapses=c.synapses.keep(*everyone, alive))
+                c = replace(c, synapses=c.synapses.keep_weights(alive))
                 diagnostics.append(
                     Diagnostic("ZER001", c.name, f"{zeros} synapses of weight zero dropped", zeros, "no spike changes")
                 )

@@ -161,7 +161,9 @@ class QuantizeWeights:
                 Diagnostic("QNT003", where, f"{zeroed} weights rounded to zero", zeroed, "dropped by the next step")
             )
         synapses = IntegerSynapses(connection.synapses.connectivity, mantissa, exponent, self.weight_bits, sign_mode)
-        return QuantisedConnection(connection.name, connection.source, connection.target, synapses, base)
+        return QuantisedConnection(
+            connection.name, connection.source, connection.target, synapses, base, connection.delay
+        )
 
 
 def _sign_mode(weights: NDArray[np.float32]) -> str:

@@ -89,10 +89,10 @@ def _heard(program: Program, name: str, size: int) -> NDArray[np.bool_]:
 
 def _alone(population: Compartments, steps: int) -> NDArray[np.bool_]:
     """Which neurons fire from their bias alone: shape (steps, size)."""
-    u = v = np.zeros((1, population.size), np.int64)
+    state = population.start(1)
     spikes = np.zeros((steps, population.size), bool)
     for t in range(steps):
-        u, v, fired = population.step(u, v, np.zeros_like(u))
+        state, fired = population.step(state, np.zeros((1, population.size), np.int64))
         spikes[t] = fired[0]
     return spikes
 
@@ -144,7 +144,7 @@ def _fold(program: Program, name: str, constant: NDArray[np.bool_]) -> Program |
         target = populations[c.target]
         if target.du != DECAY_ONE or _may_wrap(program, c.target, target.size):
             return None
-        sent = c.synapses.connectivity.matrix(c.synapses.values) @ constant.astype(np.int64)
+        sent = c.synapses.connectivity.product(c.synapses.values)(constant[None, :].astype(np.int64))[0]
         bias = exact_bias(target.bias + (sent << STATE_SHIFT))
         if bias is None:
             return None
