@@ -78,8 +78,8 @@ def sparse_programs(draw: st.DrawFn) -> tuple[Program, np.ndarray]:
     for c in program.connections:
         shape = c.synapses.connectivity
         keep = random.random(shape.n_synapses) < density
-        everyone = (np.ones(shape.n_sources, bool), np.ones(shape.n_targets, bool))
-        connections.append(replace(c, synapses=c.synapses.keep(*everyone, keep)))
+
+        connections.append(replace(c, synapses=c.synapses.keep_weights(keep)))
     program = replace(program, populations=tuple(populations), connections=tuple(connections))
     program.verify()
     return program, draw(strategies.samples(program))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from toolchain.errors import Diagnostic, SnncError
 from toolchain.ir import (
@@ -19,6 +20,7 @@ from toolchain.ir import (
     stored_shift,
 )
 from toolchain.ir.arithmetic import BIAS_LIMIT, DECAY_ONE, STATE_LIMIT, STATE_SHIFT, THRESHOLD_LIMIT
+from toolchain.ir.neurons import Integers
 from toolchain.passes.bias import nearest_bias
 from toolchain.passes.bounds import sum_bounds
 
@@ -71,17 +73,19 @@ class DiscretizeNeurons:
     ) -> tuple[int, Compartments]:
         du, dv = _decays(lif, diagnostics)
         fed_by_input = any(c.source == source.name for c in entering)
-        unit = lif.gain * entering[0].step  # physical potential for a synaptic sum of 1
+        # Physical potential for a synaptic sum of 1: the same for all entering connections (QuantizeWeights).
+        unit = lif.gain * entering[0].step * (source.scale if entering[0].source == source.name else 1.0)
         if fed_by_input:
-            if len({c.source for c in entering}) > 1 and source.scale != 1.0:
+            if len({c.source for c in entering}) > 1 and source.on_host:
                 raise SnncError(
-                    "a population is fed by the input, with a scale of its own, and by other neurons",
-                    where=f"{lif.name}, {source.name}.scale",
-                    got=source.scale,
-                    allowed="1, or separate populations",
+                    "a population is fed by the host's currents, on a scale of their own, and by other neurons",
+                    where=f"{lif.name}, {source.name}",
+                    got=", ".join(sorted({c.source for c in entering})),
+                    allowed="the host alone",
+                    remedy="use input coding 'graded' or 'rate'",
                 )
-            unit *= source.scale * 2.0 ** source.parameters().get("shift", 0)
-            if source.offset != 0.0 and lif.current_decay != 1.0:
+            unit *= 2.0 ** source.parameters().get("shift", 0)
+            if source.offset != 0.0 and np.any(np.asarray(lif.current_decay) != 1.0):
                 raise SnncError(
                     "an input offset becomes a bias, which has no synaptic decay",
                     where=f"{lif.name}.current_decay, {source.name}.offset",
@@ -91,11 +95,12 @@ class DiscretizeNeurons:
                 )
         on_host = fed_by_input and source.on_host
         exponent, vth = self._threshold(lif, unit, entering, source, du)
-        error = vth / (lif.threshold * 2.0**exponent / unit) - 1
-        if abs(error) > 1e-9:
-            diagnostics.append(
-                Diagnostic("NEU001", lif.name, f"threshold rounded to {vth}", 1, f"relative error {error:+.2e}")
-            )
+        if lif.spiking:
+            error = np.atleast_1d(vth / (np.asarray(lif.threshold) * 2.0**exponent / unit) - 1)
+            worst = float(error[np.argmax(np.abs(error))])
+            if abs(worst) > 1e-9:
+                message = f"threshold rounded to {_shown(vth)}"
+                diagnostics.append(Diagnostic("NEU001", lif.name, message, len(error), f"relative error {worst:+.2e}"))
         physical = lif.bias.astype(np.float64)
         for c in entering:
             if c.source == source.name and source.offset != 0.0:
@@ -116,30 +121,36 @@ class DiscretizeNeurons:
         rounding = np.abs(mantissa.astype(np.float64) * 2.0**bias_exponent - exact)
         changed = int((rounding > 1e-6).sum())
         if changed:
-            effect = f"largest change {float(rounding.max()) / (vth << STATE_SHIFT):.1e} of the threshold"
+            effect = f"largest change {float(rounding.max()) / (int(np.min(vth)) << STATE_SHIFT):.1e} of the threshold"
             diagnostics.append(Diagnostic("NEU002", lif.name, f"{changed} biases rounded", changed, effect))
-        return exponent, Compartments(lif.name, lif.size, du, dv, vth, mantissa, bias_exponent)
+        return exponent, Compartments(
+            lif.name, lif.size, du, dv, vth, mantissa, bias_exponent, lif.reset, lif.refractory
+        )
 
     def _threshold(
-        self, lif: LIF, unit: float, entering: list[QuantisedConnection], source: Input, du: int
-    ) -> tuple[int, int]:
-        ideal = lif.threshold / unit
-        if not 0.5 <= ideal <= THRESHOLD_LIMIT:
+        self, lif: LIF, unit: float, entering: list[QuantisedConnection], source: Input, du: Integers
+    ) -> tuple[int, Integers]:
+        """The common exponent of the entering weights and the threshold at that scale."""
+        ideal = np.asarray(lif.threshold) / unit
+        if lif.spiking and not (float(ideal.min()) >= 0.5 and float(ideal.max()) <= THRESHOLD_LIMIT):
+            low = float(ideal.min()) < 0.5
             raise SnncError(
                 "the threshold cannot be held at the scale of the weights",
                 where=f"{lif.name}.threshold",
-                got=f"{ideal:.4g} weight steps",
+                got=f"{float(ideal.min() if low else ideal.max()):.4g} weight steps",
                 allowed=f"1 to {THRESHOLD_LIMIT}",
-                remedy="use more weight bits" if ideal < 1 else "use fewer weight bits, or train with larger weights",
+                remedy="use more weight bits" if low else "use fewer weight bits, or train with larger weights",
             )
+        if not lif.spiking:
+            return 0, THRESHOLD_LIMIT  # a readout has none; its compartments get the one that is hardest to reach
         if source.on_host and any(c.source == source.name for c in entering):
-            return 0, max(1, round(ideal))  # its sums are scaled by the input's shift, not by an exponent
+            return 0, _integers(ideal)  # its sums are scaled by the input's shift, not by an exponent
         largest = 0.0
         for c in entering:
             payload = source.payload_max if c.source == source.name else 1
-            low, high = sum_bounds(c.synapses, lif.size, payload)
+            low, high = sum_bounds(c.synapses, payload)
             largest += float(max(high.max(initial=0), -low.min(initial=0)))
-        room = largest * DECAY_ONE / du * 2.0**STATE_SHIFT
+        room = largest * DECAY_ONE / int(np.min(du)) * 2.0**STATE_SHIFT
         # Exponents that the register has left, for the connection that has fewest.
         left = min(
             self.exponent_limit + stored_shift(c.synapses.sign_mode, c.synapses.weight_bits) - c.synapses.exponent
@@ -148,33 +159,44 @@ class DiscretizeNeurons:
         best, best_error = 0, np.inf
         for e in range(left + 1):
             value = ideal * 2.0**e
-            if e and (value > THRESHOLD_LIMIT or room * 2.0**e > STATE_LIMIT):
+            if e and (float(value.max()) > THRESHOLD_LIMIT or room * 2.0**e > STATE_LIMIT):
                 break
-            error = abs(round(value) / value - 1)
+            error = float(np.abs(np.rint(value) / value - 1).max())
             if error < best_error - 1e-15:
                 best, best_error = e, error
             if error <= THRESHOLD_TOLERANCE:
                 break
-        return best, max(1, round(ideal * 2.0**best))
+        return best, _integers(ideal * 2.0**best)
 
 
-def _decays(lif: LIF, diagnostics: list[Diagnostic]) -> tuple[int, int]:
+def _integers(values: NDArray[np.float64]) -> Integers:
+    """Rounded to integers of 1 or more: one number, or one a neuron."""
+    whole = np.maximum(np.rint(values), 1).astype(np.int32)
+    return whole if whole.ndim else int(whole)
+
+
+def _shown(values: Integers) -> str:
+    return str(values) if isinstance(values, int) else f"{int(values.min())}..{int(values.max())}"
+
+
+def _decays(lif: LIF, diagnostics: list[Diagnostic]) -> tuple[Integers, Integers]:
     """Current and voltage decay as 12 bit fractions, reported where rounding changes them."""
-    exact = {"du": lif.current_decay * DECAY_ONE, "dv": lif.voltage_decay * DECAY_ONE}
-    du = min(max(round(exact["du"]), 1), DECAY_ONE)
-    dv = min(max(round(exact["dv"]), 0), DECAY_ONE - 1)
-    for field, value in (("du", du), ("dv", dv)):
-        if abs(value - exact[field]) > 1e-6:
-            diagnostics.append(
-                Diagnostic(
-                    "NEU003",
-                    lif.name,
-                    f"{field} rounded from {exact[field]:.3f} to {value}",
-                    1,
-                    f"decay of {value / DECAY_ONE:.5f} a step in place of {exact[field] / DECAY_ONE:.5f}",
-                )
-            )
-    return du, dv
+    rounded: list[Integers] = []
+    for field, decay, low, high in (
+        ("du", lif.current_decay, 1, DECAY_ONE),
+        ("dv", lif.voltage_decay, 0, DECAY_ONE - 1),
+    ):
+        exact = np.asarray(decay, np.float64) * DECAY_ONE
+        whole = np.clip(np.rint(exact), low, high).astype(np.int32)
+        changed = int((np.abs(whole - exact) > 1e-6).sum())
+        if changed:
+            at = int(np.argmax(np.abs(whole - exact)))
+            was, now = float(exact.reshape(-1)[at]), int(whole.reshape(-1)[at])
+            effect = f"decay of {now / DECAY_ONE:.5f} a step in place of {was / DECAY_ONE:.5f}"
+            message = f"{field} rounded from {was:.3f} to {now}"
+            diagnostics.append(Diagnostic("NEU003", lif.name, message, changed, effect))
+        rounded.append(whole if whole.ndim else int(whole))
+    return rounded[0], rounded[1]
 
 
 def _host_input(graph: QuantisedGraph) -> Input:
@@ -190,7 +212,7 @@ def _host_input(graph: QuantisedGraph) -> Input:
         entering = [c for c in graph.connections if c.target == lif.name and c.source == source.name]
         if not entering:
             continue
-        if lif.current_decay != 1.0:
+        if np.any(np.asarray(lif.current_decay) != 1.0):
             raise SnncError(
                 "a current computed on the host enters as a bias, which has no synaptic decay",
                 where=f"{lif.name}.current_decay",
@@ -200,7 +222,7 @@ def _host_input(graph: QuantisedGraph) -> Input:
             )
         largest = 0
         for c in entering:
-            low, high = sum_bounds(c.synapses, lif.size, source.payload_max)
+            low, high = sum_bounds(c.synapses, source.payload_max)
             largest += max(int(high.max(initial=0)), -int(low.min(initial=0)))
         # The neuron's own bias shares the register with what is injected.
         own = float(np.abs(lif.bias).max(initial=0.0)) / (entering[0].step * source.scale)

@@ -50,12 +50,15 @@ class QuantizeWeights:
         rounded: dict[str, QuantisedConnection] = {}
         for population in graph.populations:
             entering = [c for c in graph.connections if c.target == population.name]
+            # Sums add up on the chip, so steps are compared by what one payload unit of their source stands for.
+            mixed = len({c.source == graph.input.name for c in entering}) > 1
+            units = {c.name: graph.input.scale if mixed and c.source == graph.input.name else 1.0 for c in entering}
             wanted = {c.name: self._step(c, diagnostics) for c in entering}
-            base = self._base(entering, wanted)
+            common = self._base(entering, wanted, units)
             for c in entering:
-                step = wanted[c.name]
+                step, base = wanted[c.name], common / units[c.name]
                 exponent = 0 if step is None else max(0, math.ceil(math.log2(step / base) - 1e-9))
-                if step is not None and step == c.weight_step and base * 2.0**exponent != step:
+                if step is not None and step == c.weight_step and not math.isclose(base * 2.0**exponent, step):
                     message = f"the trained step {step:.6g} became {base * 2.0**exponent:.6g}"
                     effect = "steps of connections into one population differ by powers of two"
                     diagnostics.append(Diagnostic("QNT011", c.name, message, effect=effect))
@@ -72,17 +75,17 @@ class QuantizeWeights:
             diagnostics,
         )
 
-    def _base(self, entering: list[Connection], wanted: dict[str, float | None]) -> float:
+    def _base(self, entering: list[Connection], wanted: dict[str, float | None], units: dict[str, float]) -> float:
         """The step of exponent 0: the finest wanted, but none below what the exponent register reaches."""
-        steps = [step for step in wanted.values() if step is not None]
-        if not steps:
-            return 1.0
-        reach = [
-            step / 2.0 ** (self.exponent_limit + stored_shift(_sign_mode(c.synapses.weights), self.weight_bits))
-            for c in entering
-            if (step := wanted[c.name]) is not None
-        ]
-        return max(min(steps), *reach)
+        reach = []
+        steps = []
+        for c in entering:
+            step = wanted[c.name]
+            if step is not None:
+                shift = stored_shift(_sign_mode(c.synapses.weights), self.weight_bits)
+                steps.append(step * units[c.name])
+                reach.append(steps[-1] / 2.0 ** (self.exponent_limit + shift))
+        return max(min(steps), *reach) if steps else 1.0
 
     def _step(self, connection: Connection, diagnostics: list[Diagnostic]) -> float | None:
         """The step that a connection wants for itself; None where it has no weight that would tell."""

@@ -14,12 +14,16 @@ from toolchain.ir.arithmetic import DECAY_ONE, STATE_LIMIT, STATE_SHIFT
 from toolchain.passes.bias import exact_bias
 from toolchain.passes.bounds import sum_bounds
 
+Marks = dict[str, NDArray[np.bool_]]
+"""Name of the input or a population -> one mark a neuron."""
+
 
 @dataclass(frozen=True)
 class RemoveDeadNeurons:
-    """Remove, until nothing changes: inputs and hidden neurons that nobody listens to; hidden neurons without
-    input that never fire; and hidden neurons without input that fire at every step, whose weights are added to
-    the biases of their targets where those hold the sum exactly.
+    """Remove, until nothing changes: inputs and neurons from which no path of synapses leads to the output; hidden
+    neurons without input that never fire; and hidden neurons without input that fire at every step, whose weights
+    are added to the biases of their targets where those hold the sum exactly. Of a feature map only whole channels
+    can go.
 
     It works on integers, after the weights were rounded, because rounding leaves neurons without a synapse, and
     because only integers tell exactly whether a bias alone reaches the threshold. Output neurons always stay.
@@ -56,34 +60,60 @@ _REASONS = {
 
 def _once(program: Program, counts: dict[tuple[str, str], int]) -> Program | None:
     """Remove from the first place that has something to remove; None when there is none."""
-    heard = _heard(program, program.input.name, program.input.size)
-    if not heard.all():
-        return _remove(program, program.input.name, heard, "DED001", counts)
+    heard = _heard(program)
+    unheard = {name: marks for name, marks in heard.items() if not marks.all()}
+    if unheard:
+        for name, marks in unheard.items():
+            _count(counts, "DED001" if name == program.input.name else "DED002", name, marks)
+        return _remove(program, unheard)
     for population in program.populations[:-1]:
-        heard = _heard(program, population.name, population.size)
-        if not heard.all():
-            return _remove(program, population.name, heard, "DED002", counts)
         fed = np.zeros(population.size, bool)
         for c in program.into(population.name):
             fed |= c.synapses.connectivity.fan_in > 0
         if fed.all():
             continue
         spikes = _alone(population, program.steps)
-        silent = ~fed & ~spikes.any(axis=0)
+        silent = _whole(program, population.name, ~fed & ~spikes.any(axis=0))
         if silent.any():
-            return _remove(program, population.name, ~silent, "DED003", counts)
-        constant = ~fed & spikes.all(axis=0)
+            _count(counts, "DED003", population.name, ~silent)
+            return _remove(program, {population.name: ~silent})
+        constant = _whole(program, population.name, ~fed & spikes.all(axis=0))
         if constant.any():
             folded = _fold(program, population.name, constant)
             if folded is not None:
-                return _remove(folded, population.name, ~constant, "DED004", counts)
+                _count(counts, "DED004", population.name, ~constant)
+                return _remove(folded, {population.name: ~constant})
     return None
 
 
-def _heard(program: Program, name: str, size: int) -> NDArray[np.bool_]:
-    heard = np.zeros(size, bool)
-    for c in program.out_of(name):
-        heard |= c.synapses.connectivity.fan_out > 0
+def _whole(program: Program, name: str, marks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The marks of a feature map's channels that are marked as a whole; of other populations, the marks."""
+    shape = program.shapes[name]
+    if len(shape) == 1:
+        return marks
+    return np.repeat(marks.reshape(shape[0], -1).all(axis=1), marks.size // shape[0])
+
+
+def _heard(program: Program) -> Marks:
+    """Neurons from which synapses lead to the output, in any number of steps."""
+    heard: Marks = {program.input.name: np.zeros(program.input.size, bool)}
+    heard |= {p.name: np.zeros(p.size, bool) for p in program.populations}
+    heard[program.output.name][:] = True
+    changed = {program.output.name}
+    while changed:
+        name = next(
+            n for n in reversed(heard) if n in changed
+        )  # from the back: a network without cycles takes one turn
+        changed.discard(name)
+        for c in program.into(name):
+            pattern = c.synapses.connectivity
+            if not heard[name].all():
+                pattern, _ = pattern.select(np.ones(pattern.n_sources, bool), heard[name])
+            # The channels of a map stay whole: one that is heard anywhere stays.
+            more = heard[c.source] | ~_whole(program, c.source, pattern.fan_out == 0)
+            if not np.array_equal(more, heard[c.source]):
+                heard[c.source] = more
+                changed.add(c.source)
     return heard
 
 
@@ -97,22 +127,28 @@ def _alone(population: Compartments, steps: int) -> NDArray[np.bool_]:
     return spikes
 
 
-def _remove(
-    program: Program, name: str, keep: NDArray[np.bool_], code: str, counts: dict[tuple[str, str], int]
-) -> Program:
+def _count(counts: dict[tuple[str, str], int], code: str, name: str, keep: NDArray[np.bool_]) -> None:
     counts[code, name] = counts.get((code, name), 0) + int((~keep).sum())
-    if not keep.any():
-        return _without_population(program, name, len(keep))
+
+
+def _remove(program: Program, keep: Marks) -> Program:
+    """The program with the marked neurons of these populations alone."""
+    # From the back, so that a refusal names the place nearest to the output.
+    for name in [name for name, marks in reversed(keep.items()) if not marks.any()]:
+        program = _without_population(program, name, len(keep[name]))
     connections = []
     for c in program.connections:
-        shape = c.synapses.connectivity
-        sources = keep if c.source == name else np.ones(shape.n_sources, bool)
-        targets = keep if c.target == name else np.ones(shape.n_targets, bool)
-        connections.append(replace(c, synapses=c.synapses.keep(sources, targets)))
+        if c.source in keep or c.target in keep:
+            pattern = c.synapses.connectivity
+            sources = keep.get(c.source, np.ones(pattern.n_sources, bool))
+            targets = keep.get(c.target, np.ones(pattern.n_targets, bool))
+            c = replace(c, synapses=c.synapses.keep(sources, targets))
+        connections.append(c)
+    source = program.input
     return replace(
         program,
-        input=program.input.keep(keep) if program.input.name == name else program.input,
-        populations=tuple(p.keep(keep) if p.name == name else p for p in program.populations),
+        input=source.keep(keep[source.name]) if source.name in keep else source,
+        populations=tuple(p.keep(keep[p.name]) if p.name in keep else p for p in program.populations),
         connections=tuple(connections),
     )
 
@@ -121,7 +157,7 @@ def _without_population(program: Program, name: str, size: int) -> Program:
     """The program without a population that is dead as a whole, where each of its targets has another source."""
     connections = tuple(c for c in program.connections if name not in (c.source, c.target))
     fed = {c.target for c in connections}
-    if name == program.input.name or any(c.target not in fed for c in program.out_of(name)):
+    if name == program.input.name or any(c.target not in fed for c in program.out_of(name) if c.target != name):
         raise SnncError(
             f"no neuron of {name!r} carries anything from the input to the output",
             where=name,
@@ -137,12 +173,12 @@ def _fold(program: Program, name: str, constant: NDArray[np.bool_]) -> Program |
     """Add what these neurons send at every step to the biases of their targets; None where a bias cannot hold it.
 
     A constant sum a gives the potential 64 a at each step, as a bias of 64 a does, if the target's current keeps
-    nothing from one step to the next and cannot wrap.
+    nothing from one step to the next and cannot wrap, and if it arrives from the first step on.
     """
     populations = {p.name: p for p in program.populations}
     for c in program.out_of(name):
         target = populations[c.target]
-        if target.du != DECAY_ONE or _may_wrap(program, c.target, target.size):
+        if c.delay or np.any(np.asarray(target.du) != DECAY_ONE) or _may_wrap(program, c.target, target.size):
             return None
         sent = c.synapses.connectivity.product(c.synapses.values)(constant[None, :].astype(np.int64))[0]
         bias = exact_bias(target.bias + (sent << STATE_SHIFT))
@@ -156,6 +192,6 @@ def _may_wrap(program: Program, name: str, size: int) -> bool:
     """Whether the sum of one step, hidden sources all firing, may leave the 24 bits of the current."""
     low, high = np.zeros(size, np.int64), np.zeros(size, np.int64)
     for c in program.into(name):
-        below, above = sum_bounds(c.synapses, size, payload_max=1)
+        below, above = sum_bounds(c.synapses, payload_max=1)
         low, high = low + below, high + above
     return max(int(high.max()), -int(low.min())) << STATE_SHIFT > STATE_LIMIT
