@@ -133,13 +133,13 @@ class DiscretizeNeurons:
         """The common exponent of the entering weights and the threshold at that scale."""
         ideal = np.asarray(lif.threshold) / unit
         if lif.spiking and not (float(ideal.min()) >= 0.5 and float(ideal.max()) <= THRESHOLD_LIMIT):
-            low = float(ideal.min()) < 0.5
+            below = float(ideal.min()) < 0.5
             raise SnncError(
                 "the threshold cannot be held at the scale of the weights",
                 where=f"{lif.name}.threshold",
-                got=f"{float(ideal.min() if low else ideal.max()):.4g} weight steps",
+                got=f"{float(ideal.min() if below else ideal.max()):.4g} weight steps",
                 allowed=f"1 to {THRESHOLD_LIMIT}",
-                remedy="use more weight bits" if low else "use fewer weight bits, or train with larger weights",
+                remedy="use more weight bits" if below else "use fewer weight bits, or train with larger weights",
             )
         if not lif.spiking:
             return 0, THRESHOLD_LIMIT  # a readout has none; its compartments get the one that is hardest to reach

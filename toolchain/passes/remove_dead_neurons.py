@@ -101,9 +101,8 @@ def _heard(program: Program) -> Marks:
     heard[program.output.name][:] = True
     changed = {program.output.name}
     while changed:
-        name = next(
-            n for n in reversed(heard) if n in changed
-        )  # from the back: a network without cycles takes one turn
+        # From the back: a network without cycles then takes one turn.
+        name = next(n for n in reversed(heard) if n in changed)
         changed.discard(name)
         for c in program.into(name):
             pattern = c.synapses.connectivity
