@@ -17,7 +17,7 @@ from toolchain import build, rules
 from toolchain.backends import reference
 from toolchain.errors import DoesNotFit, SnncError, UsageError
 from toolchain.ir import Graph
-from toolchain.pipeline import STEPS, Compilation, Options, compile_graph
+from toolchain.pipeline import LAST_PASS, STEPS, Compilation, Options, compile_graph
 
 LOIHI, LOIHI2 = hw_targets.load("loihi"), hw_targets.load("loihi2")
 
@@ -80,6 +80,15 @@ def test_the_observer_sees_every_step_and_nothing_is_changed() -> None:
     assert [name for name, _ in state.notes] == [step.name for step in STEPS]
     assert all(np.array_equal(a, c.synapses.weights) for a, c in zip(before, graph.connections, strict=True))
     assert state.graph is graph
+
+
+def test_stopping_earlier_tells_the_same() -> None:
+    graph = network(density=0.6)
+    stopped, whole = compile_graph(graph, LOIHI, until=LAST_PASS), compile_graph(graph, LOIHI)
+    assert stopped.program == whole.program
+    assert stopped.notes == whole.notes[: len(stopped.notes)]
+    assert stopped.notes[-1][0] == LAST_PASS
+    assert stopped.mapping_ is None
 
 
 @settings(max_examples=40)

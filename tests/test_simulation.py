@@ -10,6 +10,7 @@ import strategies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_graphs import network
+from small_maps import map_network
 from small_targets import chain
 
 import hw_targets
@@ -17,7 +18,7 @@ from toolchain import simulation
 from toolchain.backends import physical, reference
 from toolchain.backends.trace import Trace
 from toolchain.errors import SnncError, UsageError
-from toolchain.pipeline import compile_graph
+from toolchain.pipeline import LAST_PASS, compile_graph
 from toolchain.simulation import Row, first_divergence
 
 LOIHI = hw_targets.load("loihi")
@@ -132,6 +133,57 @@ def test_a_back_end_that_loses_one_spike_fails(monkeypatch: pytest.MonkeyPatch) 
     assert rows[-1].failed
     assert rows[-1].divergence.layer == "fc1"
     assert rows[-1].agreement == 1.0  # the same decisions hide it
+
+
+@pytest.mark.parametrize("readout", [False, True])
+def test_maps_and_readouts_are_compared_like_the_rest(readout: bool) -> None:
+    state = compile_graph(map_network(readout=readout), LOIHI, until=LAST_PASS)
+    values = samples(12, 128)
+    labels = physical.run(state.graph, values).decisions
+    rows = simulation.verify(state, values, labels, exact_backends={"reference": {}})
+    assert rows[0].accuracy == 1.0
+    assert not any(row.failed for row in rows)
+    assert rows[2].agreement is not None
+    assert rows[2].agreement > 0.9
+
+
+def test_a_potential_that_differs_in_one_unit_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = compile_graph(map_network(readout=True), LOIHI, until=LAST_PASS)
+
+    def rounded(program, values, **_):
+        trace = reference.run(program, values)
+        potentials = {name: v.copy() for name, v in trace.potentials.items()}
+        potentials["out"][3, 7] += 1
+        return replace(trace, potentials=potentials)
+
+    monkeypatch.setattr(simulation, "backend", lambda name: rounded)
+    rows = simulation.verify(state, samples(5, 128), np.zeros(5, int), exact_backends={"rounded": {}})
+    assert rows[-1].failed
+    assert str(rows[-1].divergence) == "out neuron 7 potential at step 5 (sample 3)"
+    assert rows[-1].to_dict()["first_divergence"]["potential"] is True
+
+
+def test_potentials_that_one_simulation_lacks_are_no_agreement() -> None:
+    state = compile_graph(map_network(readout=True), LOIHI, until=LAST_PASS)
+    trace = reference.run(state.program, samples(2, 128))
+    with pytest.raises(SnncError, match="different populations") as caught:
+        first_divergence(trace, replace(trace, potentials={}), potentials=True)
+    assert caught.value.got == "out"
+
+
+def test_samples_in_parts_give_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = compile_graph(map_network(), LOIHI, until=LAST_PASS)
+    values, said = samples(11, 128), []
+    labels = physical.run(state.graph, values).decisions
+    whole = simulation.verify(state, values, labels, exact_backends={"reference": {}})
+    neurons = 128 + sum(p.size for p in state.graph.populations)
+    monkeypatch.setattr(simulation, "SPIKES_AT_ONCE", 4 * 6 * neurons)
+    parts = simulation.verify(state, values, labels, exact_backends={"reference": {}}, observe=said.append)
+    assert [replace(row, seconds=0.0) for row in parts] == [replace(row, seconds=0.0) for row in whole]
+    assert said[-1] == "reference, after 8 of 11 samples"
+    # The first difference of a later part keeps its sample's number.
+    shifted = simulation._from(simulation._Compared("x", labels, simulation.Divergence(1, "out", 0, 0), True, 0.0), 8)
+    assert shifted.divergence == simulation.Divergence(9, "out", 0, 0)
 
 
 def test_a_fault_of_the_compiler_is_told() -> None:

@@ -538,9 +538,9 @@ def verify(
 
 def _verify(build: Build, x: NDArray[Any], y: NDArray[Any], exact: dict[str, dict[str, Any]]) -> list[Any]:
     from toolchain import simulation
-    from toolchain.pipeline import compile_graph
+    from toolchain.pipeline import LAST_PASS, compile_graph
 
-    state = compile_graph(build.graph, build.target, build.options)
+    state = compile_graph(build.graph, build.target, build.options, until=LAST_PASS)
     if state.program != build.program:
         raise SnncError(
             "program.onnx is not what graph.onnx compiles to",

@@ -242,10 +242,19 @@ Observer = Callable[[int, int, str, str, float], None]
 """Called after each step with its number, how many there are, its name, its note, and its seconds."""
 
 
+LAST_PASS = "check number formats"
+"""The last step before cores are looked for: with it the program is final."""
+
+
 def compile_graph(
-    graph: Graph, target: Target, options: Options | None = None, observe: Observer | None = None
+    graph: Graph,
+    target: Target,
+    options: Options | None = None,
+    observe: Observer | None = None,
+    *,
+    until: str | None = None,
 ) -> Compilation:
-    """Run all steps.
+    """Run all steps, or those up to and including the one named `until`.
 
     Raises:
         SnncError: the graph is damaged or cannot be represented.
@@ -259,4 +268,6 @@ def compile_graph(
         state = replace(state, notes=(*state.notes[:-1], (step.name, note)))
         if observe is not None:
             observe(number, len(STEPS), step.name, note, time.perf_counter() - began)
+        if step.name == until:
+            break
     return state

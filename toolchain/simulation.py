@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -21,6 +21,9 @@ BACKENDS: dict[str, str] = {
     "lava": "toolchain.backends.lava:run",
     "onnx": "toolchain.backends.onnx_runtime:run",
 }
+
+SPIKES_AT_ONCE = 1 << 27
+"""Neurons x steps x samples that a comparison keeps at once, one byte each for every simulation."""
 
 Progress = Callable[[int, int], None]
 
@@ -66,45 +69,57 @@ def accuracy(trace: Trace, labels: NDArray[np.integer]) -> float:
 
 @dataclass(frozen=True)
 class Divergence:
-    """The first spike in which two simulations differ: by sample, then step of the layer's window, then layer."""
+    """The first value in which two simulations differ: by sample, then step of the layer's window, then layer.
+
+    potential: whether it is a readout's membrane potential at the last step, and not a spike.
+    """
 
     sample: int
     layer: str
     neuron: int
     step: int
+    potential: bool = False
 
     def __str__(self) -> str:
-        return f"{self.layer} neuron {self.neuron} step {self.step} (sample {self.sample})"
+        what = "potential at " if self.potential else ""
+        return f"{self.layer} neuron {self.neuron} {what}step {self.step} (sample {self.sample})"
 
 
-def first_divergence(one: Trace, other: Trace) -> Divergence | None:
+def first_divergence(one: Trace, other: Trace, *, potentials: bool = False) -> Divergence | None:
     """Where two traces first differ, or None where every recorded spike is equal.
+
+    potentials: compare those of readouts too; only simulations in the same units can agree in them.
 
     Raises:
         SnncError: the two did not record the same populations.
     """
-    if set(one.spikes) != set(other.spikes):
-        raise SnncError(
-            "the simulations recorded different populations",
-            got=", ".join(sorted(set(one.spikes) ^ set(other.spikes))),
-        )
-    found: list[tuple[int, int, int, int, str]] = []
+    recorded = [set(one.spikes) ^ set(other.spikes)]
+    if potentials:
+        recorded.append(set(one.potentials) ^ set(other.potentials))
+    if any(recorded):
+        raise SnncError("the simulations recorded different populations", got=", ".join(sorted(set.union(*recorded))))
+    found: list[tuple[int, int, int, int, bool, str]] = []
     for depth, name in enumerate(one.spikes):
         different = one.spikes[name] != other.spikes[name]
         if different.any():
             sample, step, neuron = (int(k) for k in np.unravel_index(int(np.argmax(different)), different.shape))
-            found.append((sample, step, depth, neuron, name))
+            found.append((sample, step, depth, neuron, False, name))
+        if potentials and name in one.potentials:
+            apart = one.potentials[name] != other.potentials[name]
+            if apart.any():
+                sample, neuron = (int(k) for k in np.unravel_index(int(np.argmax(apart)), apart.shape))
+                found.append((sample, different.shape[1] - 1, depth, neuron, True, name))
     if not found:
         return None
-    first, at_step, _, at_neuron, layer = min(found)
-    return Divergence(first, layer, at_neuron, at_step)
+    sample, step, _, neuron, potential, layer = min(found)
+    return Divergence(sample, layer, neuron, step, potential)
 
 
 @dataclass(frozen=True)
 class Row:
     """One simulation in the comparison. agreement: equal decisions with the row above; None in the first row.
 
-    exact: whether this row must equal the one above spike for spike.
+    exact: whether this row must equal the one above spike for spike, and in the potentials of a readout.
     """
 
     name: str
@@ -130,6 +145,17 @@ class Row:
         }
 
 
+@dataclass(frozen=True, eq=False)
+class _Compared:
+    """One simulation of a part of the samples, beside the one above it."""
+
+    name: str
+    decisions: NDArray[np.int64]
+    divergence: Divergence | None
+    exact: bool
+    seconds: float
+
+
 def verify(
     state: Compilation,
     samples: NDArray[np.integer],
@@ -142,37 +168,82 @@ def verify(
 
     The rows float and quantised keep the trained neurons. So does the reference that they are compared with: the
     program before dead neurons were removed; its output must equal that of the deployed program.
+    Samples are taken in parts, so that the spikes of a large network fit in memory.
     """
+    neurons = state.whole.input.size + sum(p.size for p in state.whole.populations)
+    at_once = max(1, SPIKES_AT_ONCE // (neurons * state.whole.steps))
+    parts: list[list[_Compared]] = []
+    for start in range(0, len(samples), at_once):
 
-    def say(name: str) -> None:
-        if observe is not None:
-            observe(name)
+        def say(name: str, start: int = start) -> None:
+            if observe is not None:
+                observe(name if not start else f"{name}, after {start} of {len(samples)} samples")
 
+        part = _compare(state, samples[start : start + at_once], exact_backends, say)
+        parts.append([_from(row, start) for row in part])
+    return _rows(parts, labels)
+
+
+def _compare(
+    state: Compilation,
+    samples: NDArray[np.integer],
+    exact_backends: Mapping[str, Mapping[str, Any]],
+    say: Callable[[str], None],
+) -> list[_Compared]:
     say("float")
-    float_trace = physical.run(state.graph, samples)
-    rows = [Row("float", accuracy(float_trace, labels), None, None, False, float_trace.seconds)]
+    trained = physical.run(state.graph, samples)
     say("quantised")
     quantised = physical.run(state.quantised.dequantise(), samples)
-    rows.append(_row("quantised", quantised, float_trace, labels, exact=False))
     say("reference")
     whole = reference.run(state.whole, samples)
     deployed = reference.run(state.program, samples)
-    row = _row("reference", whole, quantised, labels, exact=False)
-    rows.append(Row(row.name, accuracy(deployed, labels), row.agreement, row.divergence, False, deployed.seconds))
-    output = state.program.output.name
-    if not np.array_equal(whole.spikes[output], deployed.spikes[output]):
+    _check_same_output(whole, deployed, state.program.output.name)
+    rows = [
+        _Compared("float", trained.decisions, None, False, trained.seconds),
+        _Compared("quantised", quantised.decisions, first_divergence(trained, quantised), False, quantised.seconds),
+        _Compared("reference", whole.decisions, first_divergence(quantised, whole), False, deployed.seconds),
+    ]
+    for name, options in exact_backends.items():
+        say(name)
+        trace = backend(name)(state.program, samples, **options)
+        apart = first_divergence(deployed, trace, potentials=True)
+        rows.append(_Compared(name, trace.decisions, apart, True, trace.seconds))
+    return rows
+
+
+def _check_same_output(whole: Trace, deployed: Trace, output: str) -> None:
+    read = output in whole.potentials
+    same = np.array_equal(whole.spikes[output], deployed.spikes[output]) and (
+        not read or np.array_equal(whole.potentials[output], deployed.potentials[output])
+    )
+    if not same:
         raise SnncError(
             "removing dead neurons changed the output: this is a fault of the compiler",
             where=output,
             remedy="please report it with the model",
         )
-    for name, options in exact_backends.items():
-        say(name)
-        trace = backend(name)(state.program, samples, **options)
-        rows.append(_row(name, trace, deployed, labels, exact=True))
+
+
+def _from(row: _Compared, start: int) -> _Compared:
+    """The same with its samples counted from the first of all parts."""
+    where = row.divergence
+    return row if where is None else replace(row, divergence=replace(where, sample=where.sample + start))
+
+
+def _rows(parts: list[list[_Compared]], labels: NDArray[np.integer]) -> list[Row]:
+    rows: list[Row] = []
+    above: NDArray[np.int64] | None = None
+    for same in zip(*parts, strict=True):
+        decisions = np.concatenate([part.decisions for part in same])
+        rows.append(
+            Row(
+                name=same[0].name,
+                accuracy=float(np.mean(decisions == labels)),
+                agreement=None if above is None else float(np.mean(decisions == above)),
+                divergence=next((part.divergence for part in same if part.divergence is not None), None),
+                exact=same[0].exact,
+                seconds=sum(part.seconds for part in same),
+            )
+        )
+        above = decisions
     return rows
-
-
-def _row(name: str, trace: Trace, above: Trace, labels: NDArray[np.integer], *, exact: bool) -> Row:
-    agreement = float(np.mean(trace.decisions == above.decisions))
-    return Row(name, accuracy(trace, labels), agreement, first_divergence(above, trace), exact, trace.seconds)
