@@ -40,6 +40,20 @@ class Connectivity(Pattern):
         return cls(n_sources, n_targets, indptr, targets.astype(np.int32))
 
     @property
+    def title(self) -> str:
+        return "linear"
+
+    @property
+    def full(self) -> Connectivity:
+        indptr = np.arange(self.n_sources + 1, dtype=np.int64) * self.n_targets
+        targets = np.tile(np.arange(self.n_targets, dtype=np.int32), self.n_sources)
+        return Connectivity(self.n_sources, self.n_targets, indptr, targets)
+
+    @property
+    def stored(self) -> Connectivity:
+        return self
+
+    @property
     def source_shape(self) -> tuple[int, ...]:
         return (self.n_sources,)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -81,8 +82,51 @@ class Convolution(Pattern):
         np.cumsum(np.bincount(tap, minlength=source[0] * height * width), out=indptr[1:])
         kernel = Connectivity(source[0] * height * width, outputs, indptr, out[order].astype(np.int32))
         positions = np.flatnonzero(mask)[order]
-        made = cls(source, (outputs, *target), (height, width), stride, padding, dilation, kernel)  # type: ignore[arg-type]
+        made = cls(source, (outputs, *target), (height, width), stride, padding, dilation, kernel)
         return made, positions
+
+    @cached_property
+    def groups(self) -> int:
+        """The most equal parts into which the channels can be split so that no entry leads from one to another."""
+        inputs, outputs = self.source[0], self.target[0]
+        c, _, _, o = self.entries
+        pairs = np.unique(c * outputs + o)
+        c, o = np.divmod(pairs, outputs)
+        for groups in range(gcd(inputs, outputs) if len(pairs) else 1, 1, -1):
+            parts = inputs % groups == 0 and outputs % groups == 0
+            if parts and bool((c // (inputs // groups) == o // (outputs // groups)).all()):
+                return groups
+        return 1
+
+    @property
+    def title(self) -> str:
+        line = self.source[1] == self.size[0] == 1
+        kind = f"conv1d {self.size[1]}" if line else f"conv {self.size[0]}x{self.size[1]}"
+        extra = "".join(
+            f" {word} {y if y == x else x if line else f'{y}x{x}'}"
+            for word, (y, x) in (("stride", self.stride), ("dilation", self.dilation))
+            if (y, x) != (1, 1)
+        )
+        if self.groups == self.source[0] > 1:
+            return f"depthwise {kind}{extra}"
+        return f"{kind}{extra}" + (f", {self.groups} groups" if self.groups > 1 else "")
+
+    @property
+    def full(self) -> Convolution:
+        """Every kernel entry within the groups."""
+        within = (self.target[0], self.source[0] // self.groups, *self.size)
+        return Convolution.of(
+            self.source,
+            np.ones(within, bool),
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+        )[0]
+
+    @property
+    def stored(self) -> Connectivity:
+        return self.kernel
 
     @property
     def source_shape(self) -> tuple[int, ...]:

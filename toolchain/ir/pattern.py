@@ -33,6 +33,21 @@ class Pattern(ABC):
 
     @property
     @abstractmethod
+    def title(self) -> str:
+        """What it is, in two or three words: `linear`, `conv 3x3 stride 2`."""
+
+    @property
+    @abstractmethod
+    def full(self) -> Pattern:
+        """The same with every weight that it could store, nothing pruned."""
+
+    @property
+    @abstractmethod
+    def stored(self) -> Connectivity:
+        """The stored weights as lists: by source of targets, or, of a kernel, by tap of output channels."""
+
+    @property
+    @abstractmethod
     def source_shape(self) -> tuple[int, ...]:
         """Axes of the source population: (n,) or (channels, height, width); its neurons are numbered row by row."""
 
