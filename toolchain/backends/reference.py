@@ -8,16 +8,21 @@ below is each population's own.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from toolchain.backends.trace import Trace
-from toolchain.ir import Program
+from toolchain.ir import Graph, Program
 from toolchain.ir.pattern import Product
+from toolchain.ir.program import IntegerConnection
 
 BATCH = 500
+"""Most samples that are simulated at once."""
+BATCH_BYTES = 1 << 28
+"""Memory that a batch may take; the number of its samples follows from it."""
 
 
 def run(
@@ -32,47 +37,79 @@ def run(
     record: populations whose spikes are kept (all when None); spike counts are kept for all.
     progress: called with (samples done, samples in all).
     """
+    sums = {c.name: _sum(program, c) for c in program.connections}
+    return simulate(program, samples, lambda payload: payload, sums, np.int64, record, progress)
+
+
+def _sum(program: Program, connection: IntegerConnection) -> Product:
+    """The connection's weighted sum in integers, shape (samples, n_targets), int64."""
+    synapses, from_input = connection.synapses, connection.source == program.input.name
+    magnitude = int(synapses.connectivity.target_sums(np.abs(synapses.values)).max(initial=0))
+    largest = magnitude * (program.input.payload_max if from_input else 1)
+    # Floats hold integers of so many bits exactly, and are several times faster than integers of 64 bits.
+    kind = np.float32 if largest < 1 << 24 else np.float64 if largest < 1 << 53 else np.int64
+    total = synapses.connectivity.product(synapses.values.astype(kind))
+    if from_input:
+        return lambda payload: program.input.inject(total(payload).astype(np.int64))
+    return lambda payload: total(payload).astype(np.int64)
+
+
+def simulate(
+    network: Program | Graph,
+    samples: NDArray[np.integer],
+    entering: Callable[[NDArray[np.int64]], NDArray[Any]],
+    sums: Mapping[str, Product],
+    kind: type[np.generic],
+    record: Collection[str] | None,
+    progress: Callable[[int, int], None] | None,
+) -> Trace:
+    """Step a network of either unit, batch by batch.
+
+    entering: the input's payloads as its connections see them.  sums: connection -> its weighted sum.  kind: type of
+    the sums.
+    """
     began = time.perf_counter()
-    names = [program.input.name, *(p.name for p in program.populations)]
-    wanted = set(names if record is None else record)
-    products = {c.name: c.synapses.connectivity.product(c.synapses.values) for c in program.connections}
-    kept: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in names if name in wanted}
-    counts: dict[str, list[NDArray[np.int32]]] = {name: [] for name in names}
-    potentials: dict[str, list[NDArray[np.int64]]] = {p.name: [] for p in program.populations if not p.spiking}
-    for start in range(0, len(samples), BATCH):
-        sent, read = _simulate(program, products, samples[start : start + BATCH])
-        for name, payload in sent.items():
-            fired = (payload != 0).astype(np.uint8)
-            counts[name].append(fired.sum(axis=0, dtype=np.int32))
+    n, steps, entry = len(samples), network.steps, network.input
+    sizes = {entry.name: entry.size, **{p.name: p.size for p in network.populations}}
+    wanted = set(sizes if record is None else record)
+    spikes = {name: np.zeros((n, steps, size), np.uint8) for name, size in sizes.items() if name in wanted}
+    counts = {name: np.zeros((n, size), np.int32) for name, size in sizes.items()}
+    potentials = {p.name: np.zeros((n, p.size), kind) for p in network.populations if not p.spiking}
+    into = {p.name: [c for c in network.connections if c.target == p.name] for p in network.populations}
+    batch = _batch(steps, sizes)
+    for start in range(0, n, batch):
+        here = slice(start, min(start + batch, n))
+        payload = entry.encode(samples[here], steps)
+        many = payload.shape[1]
+        fired = {p.name: np.zeros((steps, many, p.size), np.uint8) for p in network.populations}
+        sent: dict[str, NDArray[Any]] = {entry.name: entering(payload), **fired}
+        state = {p.name: p.start(many) for p in network.populations}
+        for t in range(steps):
+            for p in network.populations:
+                a = np.zeros((many, p.size), kind)
+                for c in into[p.name]:
+                    if t >= c.delay:
+                        a += sums[c.name](sent[c.source][t - c.delay])
+                state[p.name], fired[p.name][t] = p.step(state[p.name], a)
+        for name, values in {entry.name: (payload != 0).astype(np.uint8), **fired}.items():
+            counts[name][here] = values.sum(axis=0, dtype=np.int32)
             if name in wanted:
-                kept[name].append(fired.transpose(1, 0, 2))
-        for name, potential in read.items():
-            potentials[name].append(potential)
+                spikes[name][here] = values.transpose(1, 0, 2)
+        for name in potentials:
+            potentials[name][here] = state[name].v
         if progress is not None:
-            progress(min(start + BATCH, len(samples)), len(samples))
+            progress(here.stop, n)
     return Trace(
-        spikes={name: np.concatenate(parts) for name, parts in kept.items()},
-        counts={name: np.concatenate(parts) for name, parts in counts.items()},
-        potentials={name: np.concatenate(parts) for name, parts in potentials.items()},
-        output=program.output.name,
+        spikes=spikes,
+        counts=counts,
+        potentials=potentials,
+        output=network.populations[-1].name,
         seconds=time.perf_counter() - began,
     )
 
 
-def _simulate(
-    program: Program, products: dict[str, Product], samples: NDArray[np.integer]
-) -> tuple[dict[str, NDArray[np.int64]], dict[str, NDArray[np.int64]]]:
-    """Payloads sent, name -> (steps, n_samples, size), and the readouts' potentials at the last step."""
-    shape = (program.steps, len(samples))
-    sent = {program.input.name: program.input.encode(samples, program.steps)}
-    sent |= {p.name: np.zeros((*shape, p.size), np.int64) for p in program.populations}
-    state = {p.name: p.start(len(samples)) for p in program.populations}
-    for t in range(program.steps):
-        for p in program.populations:
-            a = np.zeros((len(samples), p.size), np.int64)
-            for c in program.into(p.name):
-                if t >= c.delay:
-                    total = products[c.name](sent[c.source][t - c.delay])
-                    a += program.input.inject(total) if c.source == program.input.name else total
-            state[p.name], sent[p.name][t] = p.step(state[p.name], a)
-    return sent, {p.name: state[p.name].v for p in program.populations if not p.spiking}
+def _batch(steps: int, sizes: Mapping[str, int]) -> int:
+    """Samples of a batch: what was sent takes a byte a step (from the input 9), states and sums about 100 a neuron."""
+    entry, *others = sizes.values()
+    bytes_per_sample = 9 * steps * entry + (steps + 100) * sum(others)
+    return int(np.clip(BATCH_BYTES // max(bytes_per_sample, 1), 1, BATCH))
