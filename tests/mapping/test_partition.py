@@ -17,6 +17,7 @@ from toolchain import rules
 from toolchain.ir import Compartments, IntegerConnection, Program
 from toolchain.mapping.partition import partition
 from toolchain.mapping.place import Mapping
+from toolchain.mapping.region import Region
 
 LOIHI = hw_targets.load("loihi")
 LOIHI2 = hw_targets.load("loihi2")
@@ -146,7 +147,7 @@ def test_one_slice_fewer_does_not_fit(case) -> None:
         later = {r.population for r in cut.reasons[position + 1 :]}
         fits = []
         for start, stop in itertools.pairwise(edges):
-            part = replace(slices[0], start=int(start), stop=int(stop))
+            part = replace(slices[0], region=Region.flat(slices[-1].stop, int(start), int(stop)))
             use = slow_mapping.slice_use(program, model, part) if model != "nxtf" else {}
             entries = 0
             for c in program.out_of(name):

@@ -95,7 +95,7 @@ def test_figures_are_those_of_the_program(mnist_like, facts):
     for core in facts["cores"]:
         for s in core["slices"]:
             if s["population"] == "fc1":
-                inside = (first.targets >= s["start"]) & (first.targets < s["stop"])
+                inside = (first.targets >= s["ranges"][0][0]) & (first.targets < s["ranges"][0][1])
                 lists += len(np.unique(first.sources[inside]))
     assert layer["usage"]["input_axons"] == lists
 
@@ -185,9 +185,9 @@ def test_csv_has_a_row_for_each_core_and_quotes_what_needs_it(facts):
     assert [int(row["core"]) for row in rows] == [core["core"] for core in facts["cores"]]
     assert sum(int(row["synapse_words"]) for row in rows) == facts["totals"]["memory"]["words"]
     (s,) = facts["cores"][1]["slices"]
-    assert rows[1]["slices"] == f"fc1[{s['start']}:{s['stop']}]"
+    assert rows[1]["slices"] == f"fc1[{s['ranges'][0][0]}:{s['ranges'][0][1]}]"
     assert float(rows[1]["rule_synapse_memory_percent"]) == facts["cores"][1]["resources"]["synapse memory"]["percent"]
-    strange = {**facts, "cores": [{**facts["cores"][1], "slices": [{"population": 'a,"b', "start": 0, "stop": 1}]}]}
+    strange = {**facts, "cores": [{**facts["cores"][1], "slices": [{"population": 'a,"b', "region": "[0:1]"}]}]}
     (row,) = csv.DictReader(io.StringIO(report.to_csv(strange), newline=""))
     assert row["slices"] == 'a,"b[0:1]'
 

@@ -46,7 +46,7 @@ def facts(done):
 def part(facts) -> str:
     """The slice on core 1, as it is shown: fc1[0:...]."""
     (s,) = facts["cores"][1]["slices"]
-    return f"fc1[0:{s['stop']}]"
+    return f"fc1{s['region']}"
 
 
 @pytest.fixture(scope="module")

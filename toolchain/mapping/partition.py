@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolchain.ir import Connectivity, Program
+from toolchain.mapping.region import Region
 from toolchain.mapping.synapse_memory import FormatChoice, Parameters, SliceCost, SynapseLists, cost_slice, cumulated
 from toolchain.mapping.usage import Limit, Usage
 
@@ -37,19 +38,28 @@ class Costing:
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """Neurons [start, stop) of a population, with what they take and the cost of each connection that enters them."""
+    """A region of a population, with what it takes and the cost of each connection that enters it."""
 
     population: str
-    start: int
-    stop: int
+    region: Region
     usage: Usage
     costs: dict[str, SliceCost]
 
     def __len__(self) -> int:
-        return self.stop - self.start
+        return len(self.region)
+
+    @property
+    def start(self) -> int:
+        """First neuron; only of a population with one axis."""
+        return self.region.start
+
+    @property
+    def stop(self) -> int:
+        """Behind the last neuron; only of a population with one axis."""
+        return self.region.stop
 
     def __str__(self) -> str:
-        return f"{self.population}[{self.start}:{self.stop}]"
+        return f"{self.population}{self.region}"
 
 
 @dataclass(frozen=True)
@@ -100,7 +110,7 @@ def partition(program: Program, costing: Costing, limits: Limits) -> Partition:
         for c in program.into(name):
             if c.source in entries and c.name in lists:
                 for s in slices:
-                    entries[c.source] += s.costs[c.name].words_per_axon > 0
+                    s.costs[c.name].add_entries(entries[c.source])
     ordered = tuple(s for name in sizes for s in by_population[name])
     return Partition(ordered, tuple(reversed(reasons)), tuple(impossible))
 
@@ -238,7 +248,7 @@ class _Cutter:
             choice = replace(self.costing.choice, max_formats=max(1, registers // len(costs)))
             costs = {name: self.costing.cost(part, choice) for name, part in lists.items()}
             usage = sum((Usage.of_synapses(cost) for cost in costs.values()), bare)
-        return Slice(self.name, start, stop, usage, costs)
+        return Slice(self.name, Region.flat(self.size, start, stop), usage, costs)
 
     def _window(self, name: str, start: int, stop: int) -> SynapseLists:
         """The synapses onto [start, stop), at a cost that grows with them alone."""

@@ -60,8 +60,8 @@ class Mapping:
                     "slices": [
                         {
                             "population": s.population,
-                            "start": s.start,
-                            "stop": s.stop,
+                            "shape": list(s.region.shape),
+                            "ranges": [list(r) for r in s.region.ranges],
                             "connections": {
                                 name: {
                                     "words": cost.words,
@@ -147,10 +147,10 @@ def _mapping(
     target: str,
     cores_per_chip: int,
 ) -> Mapping:
-    rank = {(s.population, s.start): k for k, s in enumerate(cut.slices)}
+    rank = {(s.population, s.region): k for k, s in enumerate(cut.slices)}
     for group in groups:
-        group.sort(key=lambda s: rank[s.population, s.start])
-    groups.sort(key=lambda group: rank[group[0].population, group[0].start])
+        group.sort(key=lambda s: rank[s.population, s.region])
+    groups.sort(key=lambda group: rank[group[0].population, group[0].region])
     cores = [
         Core(k, k // cores_per_chip, tuple(group), sum((s.usage for s in group), Usage()))
         for k, group in enumerate(groups)
@@ -231,10 +231,11 @@ def _charge_crossings(program: Program, cores: list[Core]) -> list[Core]:
             for s in core.slices:
                 if s.population != connection.target:
                     continue
-                sends = np.concatenate([[0], np.cumsum(s.costs[connection.name].words_per_axon > 0)])
+                sends = np.zeros(connection.synapses.connectivity.n_sources, np.int64)
+                s.costs[connection.name].add_senders(sends)
                 for sender, part in senders:
                     if sender.chip != core.chip:
-                        extra[sender.index] += sends[part.stop] - sends[part.start]
+                        extra[sender.index] += int(part.region.of(sends).sum())
     return [
         replace(core, usage=core.usage + Usage(output_axons=int(n), crossing_axons=int(n)))
         for core, n in zip(cores, extra, strict=True)

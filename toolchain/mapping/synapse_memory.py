@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib import import_module
 from typing import Any, Protocol, cast
 
@@ -54,6 +55,63 @@ def cumulated(counts: NDArray[Any]) -> NDArray[np.int64]:
     return out
 
 
+class Axons(Protocol):
+    """How the source neurons of a connection point at the lists that a slice stores.
+
+    Shared lists serve several sources: the core has one input axon for all of them together, and a source needs two
+    output axon entries to reach it (which list, and where its targets begin), one for a list of its own.
+    """
+
+    @property
+    def n_axons(self) -> int:
+        """Input axons: sources with a list of their own, and 1 if any lists are shared."""
+        ...
+
+    @property
+    def shared_groups(self) -> int:
+        """Stored lists that serve several sources."""
+        ...
+
+    @property
+    def n_synapses(self) -> int:
+        """Pairs of neurons that are connected, however often their weights are stored."""
+        ...
+
+    def add_entries(self, out: NDArray[np.int64]) -> None:
+        """Add the output axon entries of every source to `out`, shape (n_sources,), in place."""
+        ...
+
+    def add_senders(self, out: NDArray[np.int64]) -> None:
+        """Add 1 for every source that has a synapse here to `out`, shape (n_sources,), in place."""
+        ...
+
+    def source(self, stored: int) -> int:
+        """A source of a stored list, by its number."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class OwnLists:
+    """Every source has a list of its own. used: bool, shape (n_sources,), whether it is not empty."""
+
+    used: NDArray[np.bool_]
+    n_synapses: int
+    shared_groups: int = 0
+
+    @cached_property
+    def n_axons(self) -> int:
+        return int(np.count_nonzero(self.used))
+
+    def add_entries(self, out: NDArray[np.int64]) -> None:
+        out += self.used
+
+    def add_senders(self, out: NDArray[np.int64]) -> None:
+        out += self.used
+
+    def source(self, stored: int) -> int:
+        return stored
+
+
 @dataclass(frozen=True, eq=False)
 class SynapseLists:
     """The synapses of one slice: lists by source neuron, targets counted from the first compartment of the slice.
@@ -61,6 +119,7 @@ class SynapseLists:
     connectivity: n_sources lists; its targets are local compartment indices, strictly ascending in a list.
     mantissas: integer, shape (n_synapses,), in the order of the targets. weight_bits, delay_bits: bits of each.
     weight_exponent: weight = mantissa * 2**weight_exponent; it costs no bits, but a register holds only one.
+    shared: how sources point at the lists, where these are not one for each source but groups that sources share.
     """
 
     connectivity: Connectivity
@@ -68,6 +127,12 @@ class SynapseLists:
     weight_bits: int
     delay_bits: int = 0
     weight_exponent: int = 0
+    shared: Axons | None = None
+
+    @property
+    def axons(self) -> Axons:
+        """How the sources point at the lists."""
+        return self.shared or OwnLists(self.connectivity.fan_out > 0, self.connectivity.n_synapses)
 
     @classmethod
     def of(cls, synapses: IntegerSynapses) -> SynapseLists:
@@ -115,9 +180,11 @@ class Format:
 class SliceCost:
     """Synaptic memory of one slice. payload + index + header + padding bits = 64 * words.
 
-    words_per_axon: int64, shape (n_sources,), 0 where a source has no synapse here (it needs no input axon).
-    combination: int8, shape (n_sources,), index into `combinations` of the cheapest way to write that list, or -1.
-    payload_bits: weights and delays of the synapses. index_bits: indices, skips and prefixes. header_bits: format
+    words_per_axon: int64, shape (n_lists,): one for each source, 0 where it has no synapse here (it needs no input
+    axon), or, of a convolution, one for each stored group; `source` names a source of a list.
+    combination: int8, shape (n_lists,), index into `combinations` of the cheapest way to write that list, or -1.
+    synapses: pairs of neurons; a weight that is stored once may make many.  axons: how sources point at the lists.
+    payload_bits: weights and delays as stored. index_bits: indices, skips and prefixes. header_bits: format
     numbers and counts. padding_bits: zeros in gaps, weight bits that the memory cannot omit, ends of words.
     formats: the format registers in use (`nxtf` only); `max_formats` was the number allowed, None for no limit.
     """
@@ -125,7 +192,7 @@ class SliceCost:
     model: str
     words: int
     words_per_axon: NDArray[np.int64]
-    n_axons: int
+    axons: Axons
     synapses: int
     entries: int
     payload_bits: int
@@ -136,6 +203,28 @@ class SliceCost:
     combinations: tuple[str, ...]
     formats: tuple[Format, ...] = ()
     max_formats: int | None = None
+
+    @property
+    def n_axons(self) -> int:
+        """Input axons: sources with a list of their own, and 1 if any lists are shared."""
+        return self.axons.n_axons
+
+    @property
+    def shared_groups(self) -> int:
+        """Stored lists that serve several sources."""
+        return self.axons.shared_groups
+
+    def add_entries(self, out: NDArray[np.int64]) -> None:
+        """Add the output axon entries of every source to `out`, int64, shape (n_sources,), in place."""
+        self.axons.add_entries(out)
+
+    def add_senders(self, out: NDArray[np.int64]) -> None:
+        """Add 1 for every source that has a synapse here to `out`, int64, shape (n_sources,), in place."""
+        self.axons.add_senders(out)
+
+    def source(self, stored: int) -> int:
+        """A source of a stored list, by its number."""
+        return self.axons.source(stored)
 
     @property
     def bits(self) -> int:

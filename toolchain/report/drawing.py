@@ -195,7 +195,7 @@ def _card(core: Facts, shapes: list[Rect | Label], x: float, y: float, height: f
     shapes.append(Label(x + CARD_WIDTH - 9, y + 18, amount, 12, DIM, "end"))
     shown = core["slices"] if len(core["slices"]) <= lines else core["slices"][: lines - 1]
     for k, s in enumerate(shown):
-        text = _short(f"{s['population']}[{s['start']}:{s['stop']}]", 32)
+        text = _short(f"{s['population']}{s['region']}", 32)
         shapes.append(Label(x + 8, y + 35 + 15 * k, text, 12))
     if len(shown) < len(core["slices"]):
         text = f"and {len(core['slices']) - len(shown):,} more slices"
@@ -221,7 +221,7 @@ def _memory_percent(core: Facts) -> float | None:
 
 
 def _slices(core: Facts) -> str:
-    names = [f"{s['population']}[{s['start']}:{s['stop']}]" for s in core["slices"]]
+    names = [f"{s['population']}{s['region']}" for s in core["slices"]]
     rest = len(names) - SLICES_SHOWN
     return ", ".join(names[:SLICES_SHOWN]) + (f" and {rest:,} more" if rest > 0 else "")
 

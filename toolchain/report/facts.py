@@ -210,7 +210,7 @@ def _holders(mapping: CoreMapping) -> dict[str, list[tuple[Core, Slice]]]:
         for s in core.slices:
             found.setdefault(s.population, []).append((core, s))
     for held in found.values():
-        held.sort(key=lambda pair: pair[1].start)
+        held.sort(key=lambda pair: pair[1].region)
     return found
 
 
@@ -372,8 +372,8 @@ def _core(core: Core, limits: Sequence[Limit], word_bits: int) -> Facts:
         "slices": [
             {
                 "population": s.population,
-                "start": s.start,
-                "stop": s.stop,
+                "region": str(s.region),
+                "ranges": [list(r) for r in s.region.ranges],
                 "neurons": len(s),
                 "usage": _amounts(s.usage),
             }

@@ -226,7 +226,7 @@ def _extremes(program: Program, slices: Sequence[Slice]) -> list[RenderableType]
             at = int(cost.words_per_axon.argmax())
             words = int(cost.words_per_axon[at])
             if largest is None or words > largest[0]:
-                largest = words, f"{connection.source}[{at}] onto {s}"
+                largest = words, f"{connection.source}[{cost.source(at)}] onto {s}"
             fan_out = _fan_out(connection, s)
             at = int(fan_out.argmax())
             if longest is None or int(fan_out[at]) > longest[0]:

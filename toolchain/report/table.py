@@ -36,7 +36,7 @@ def to_csv(report: Facts) -> str:
             [
                 core["core"],
                 core["chip"],
-                " ".join(f"{s['population']}[{s['start']}:{s['stop']}]" for s in core["slices"]),
+                " ".join(f"{s['population']}{s['region']}" for s in core["slices"]),
                 *(core["usage"][what] for what in AMOUNTS),
                 *(core["memory"][what] for what in BITS),
                 core["memory"]["kib"],

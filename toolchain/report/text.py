@@ -261,7 +261,7 @@ def _cores(report: Facts, console: Console, most: int) -> None:
     )
     for core in cores:
         resources = core["resources"]
-        names = ", ".join(f"{s['population']}[{s['start']}:{s['stop']}]" for s in core["slices"])
+        names = ", ".join(f"{s['population']}{s['region']}" for s in core["slices"])
         shown.add_row(
             str(core["core"]),
             *((str(core["chip"]),) if multi else ()),
