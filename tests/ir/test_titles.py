@@ -36,6 +36,25 @@ def test_titles(pattern, title: str) -> None:
     assert pattern.title == title
 
 
+@pytest.mark.parametrize(
+    ("pattern", "window"),
+    [
+        (conv((4, 8, 8), (4, 1, 2, 2), groups=4, stride=(2, 2), padding=((0, 0), (0, 0))), "2x2"),
+        (conv((4, 8, 8), (4, 1, 3, 3), groups=4, stride=(2, 2)), "3x3 stride 2"),
+        (conv((1, 8, 8), (1, 1, 2, 2)), "2x2 stride 1"),
+        (conv((2, 1, 8), (2, 1, 1, 2), groups=2, stride=(1, 2)), "2"),
+        (conv((4, 8, 8), (8, 1, 2, 2), groups=4), None),
+        (conv((4, 8, 8), (4, 4, 2, 2)), None),
+        (conv((4, 8, 8), (4, 1, 1, 1), groups=4), None),
+        (conv((4, 8, 8), (4, 1, 2, 2), groups=4, dilation=(2, 2)), None),
+        (conv((4, 8, 8), (4, 1, 3, 3), groups=4, density=0.7), None),
+        (Connectivity.from_mask(np.ones((3, 2), bool)), None),
+    ],
+)
+def test_windows_of_what_could_be_pooling(pattern, window: str | None) -> None:
+    assert pattern.window == window
+
+
 def test_groups_that_do_not_divide_are_none() -> None:
     assert conv((6, 4, 4), (4, 3, 3, 3), groups=2).groups == 2
     assert conv((6, 4, 4), (4, 6, 3, 3)).groups == 1
@@ -51,6 +70,7 @@ def test_full_keeps_shape_and_groups_and_contains_what_there_is(groups: int) -> 
     keys = [{(int(a), int(b)) for a, b in zip(p.stored.sources, p.stored.targets, strict=True)} for p in (full, pruned)]
     assert keys[0] > keys[1]
     assert full.full == full
+    assert full.n_synapses == full.pairs == pruned.pairs > pruned.n_synapses
 
 
 def test_full_lists() -> None:

@@ -100,16 +100,29 @@ class Convolution(Pattern):
 
     @property
     def title(self) -> str:
-        line = self.source[1] == self.size[0] == 1
-        kind = f"conv1d {self.size[1]}" if line else f"conv {self.size[0]}x{self.size[1]}"
-        extra = "".join(
-            f" {word} {y if y == x else x if line else f'{y}x{x}'}"
-            for word, (y, x) in (("stride", self.stride), ("dilation", self.dilation))
-            if (y, x) != (1, 1)
-        )
+        kind = f"conv1d {self.size[1]}" if self._is_line else f"conv {self.size[0]}x{self.size[1]}"
+        steps = (("stride", self.stride), ("dilation", self.dilation))
+        extra = "".join(f" {word} {self._step(each)}" for word, each in steps if each != (1, 1))
         if self.groups == self.source[0] > 1:
             return f"depthwise {kind}{extra}"
         return f"{kind}{extra}" + (f", {self.groups} groups" if self.groups > 1 else "")
+
+    @property
+    def _is_line(self) -> bool:
+        return self.source[1] == self.size[0] == 1
+
+    def _step(self, step: Pair) -> str:
+        """A stride or dilation in one number where one says it."""
+        return f"{step[0]}x{step[1]}" if step[0] != step[1] and not self._is_line else f"{step[1]}"
+
+    @property
+    def window(self) -> str | None:
+        taps = self.size[0] * self.size[1]
+        own_channel = self.source[0] == self.target[0] == self.groups
+        if not own_channel or taps == 1 or self.n_weights != taps * self.groups or self.dilation != (1, 1):
+            return None
+        size = f"{self.size[1]}" if self._is_line else f"{self.size[0]}x{self.size[1]}"
+        return size if self.stride == self.size else f"{size} stride {self._step(self.stride)}"
 
     @property
     def full(self) -> Convolution:
@@ -150,9 +163,9 @@ class Convolution(Pattern):
 
     @property
     def pairs(self) -> int:
-        """Synapses that the kernel would make with all its entries, between all channels."""
+        """Synapses that the kernel would make with all its entries within its groups."""
         rows, columns = self.reach
-        return self.source[0] * self.target[0] * int(rows.sum()) * int(columns.sum())
+        return self.source[0] * self.target[0] // self.groups * int(rows.sum()) * int(columns.sum())
 
     @cached_property
     def reach(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -37,6 +37,11 @@ class Pattern(ABC):
         """What it is, in two or three words: `linear`, `conv 3x3 stride 2`."""
 
     @property
+    def window(self) -> str | None:
+        """Of synapses that could be a pooling layer its window (`2x2`, `3x3 stride 2`), else None."""
+        return None
+
+    @property
     @abstractmethod
     def full(self) -> Pattern:
         """The same with every weight that it could store, nothing pruned."""
