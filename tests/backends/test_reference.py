@@ -1,14 +1,15 @@
-"""The reference simulator against the rule written out neuron by neuron, with the registers between layers.
+"""The reference simulator against a second definition in plain Python (scalar.py), and against hand computation.
 
-`naive` is one long run without a gap, as a chip does it: a spike waits one step in a register, samples follow each
-other, and every population's state is cleared where its own window begins. That the reference equals it, with no
-delays and each sample alone, is the claim on which every window in the toolchain rests.
+The second one is one long run without a gap, as a chip does it: a spike is under way for some steps, samples follow
+each other, and every population's state is cleared where its own window begins. That the reference equals it, with windows
+laid on top of each other and each sample alone, is the claim on which every window in the toolchain rests.
 """
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import scalar
 from hypothesis import given, settings
 from strategies import may_wrap, programs, programs_and_samples
 
@@ -26,112 +27,37 @@ from toolchain.ir import (
 )
 
 
-def trunc_decay(state: int, amount: int) -> int:
-    """state * (4096 - amount) / 4096, rounded toward zero."""
-    product = state * (4096 - amount)
-    return product // 4096 if product >= 0 else -(-product // 4096)
-
-
-def step_neuron(u: int, v: int, a: int, p: Compartments, neuron: int, bias: int) -> tuple[int, int, int]:
-    u = trunc_decay(u, p.du) + a * 64
-    if u > 2**23:
-        u -= 2**24
-    if u <= -(2**23):
-        u += 2**24
-    v = trunc_decay(v, p.dv) + u + bias
-    v = max(-(2**23 - 1), min(2**23 - 1, v))
-    if v > p.vth * 64:
-        return u, 0, 1
-    return u, v, 0
-
-
-def naive(program: Program, samples) -> dict[str, np.ndarray]:
-    """Spikes name -> (n_samples, steps, size) from one long run, neuron by neuron, with explicit delay registers."""
-    entry, steps = program.input, program.steps
-    depth = {entry.name: 0}
-    for p in program.populations:
-        depth[p.name] = 1 + max(depth[c.source] for c in program.connections if c.target == p.name)
-    lists = {}
-    for c in program.connections:
-        synapses, shape = c.synapses, c.synapses.connectivity
-        lists[c.name] = [
-            [
-                (int(shape.targets[k]), int(synapses.mantissa[k]) * 2**synapses.exponent)
-                for k in range(shape.indptr[i], shape.indptr[i + 1])
-            ]
-            for i in range(shape.n_sources)
-        ]
-    u = {p.name: [0] * p.size for p in program.populations}
-    v = {p.name: [0] * p.size for p in program.populations}
-    entry_u, entry_v = [0] * entry.size, [0] * entry.size
-    register = {name: [] for name in depth}  # what was sent at the step before: pairs of neuron and payload
-    out = {entry.name: np.zeros((len(samples), steps, entry.size), np.uint8)}
-    out |= {p.name: np.zeros((len(samples), steps, p.size), np.uint8) for p in program.populations}
-    for now in range(len(samples) * steps + max(depth.values())):
-        arrived, register = register, {name: [] for name in depth}
-        # The input: its window starts with the run.
-        k, t = divmod(now, steps)
-        if k < len(samples):
-            if t == 0:
-                entry_u, entry_v = [0] * entry.size, [0] * entry.size
-            for i, channel in enumerate(entry.channels):
-                x = int(samples[k, channel])
-                payload = x // 2 ** (8 - entry.payload_bits) if entry.coding == "graded" else x
-                if isinstance(entry, RateInput):
-                    neuron = Compartments("", 1, 4096, 0, entry.threshold, np.zeros(1, np.int16))
-                    entry_u[i], entry_v[i], payload = step_neuron(entry_u[i], entry_v[i], 0, neuron, i, x * 64)
-                if payload:
-                    register[entry.name].append((i, payload))
-                    out[entry.name][k, t, i] = 1
-        for p in program.populations:
-            k, t = divmod(now - depth[p.name], steps)
-            if not (now >= depth[p.name] and k < len(samples)):
-                continue
-            if t == 0:
-                u[p.name], v[p.name] = [0] * p.size, [0] * p.size
-            a = [0] * p.size
-            for c in program.connections:
-                if c.target != p.name:
-                    continue
-                total = [0] * p.size
-                for source, payload in arrived[c.source]:
-                    for target, weight in lists[c.name][source]:
-                        total[target] += weight * payload
-                if c.source == entry.name and isinstance(entry, CurrentInput):
-                    half = 2**entry.shift // 2
-                    total = [max(-4095, min(4095, (s + half) // 2**entry.shift)) for s in total]
-                a = [x + y for x, y in zip(a, total, strict=True)]
-            for i in range(p.size):
-                bias = int(p.bias_mantissa[i]) * 2**p.bias_exponent
-                u[p.name][i], v[p.name][i], fired = step_neuron(u[p.name][i], v[p.name][i], a[i], p, i, bias)
-                if fired:
-                    register[p.name].append((i, 1))
-                    out[p.name][k, t, i] = 1
-    return out
-
-
-def assert_equals_naive(program: Program, samples) -> None:
+def assert_equals_scalar(program: Program, samples) -> None:
     trace = reference.run(program, samples)
-    expected = naive(program, samples)
-    assert set(trace.spikes) == set(expected)
-    for name, spikes in expected.items():
-        assert np.array_equal(trace.spikes[name], spikes), name
-        assert np.array_equal(trace.counts[name], spikes.sum(axis=1)), name
+    spikes, potentials = scalar.simulate(program, samples)
+    assert set(trace.spikes) == set(spikes)
+    for name, expected in spikes.items():
+        assert np.array_equal(trace.spikes[name], expected), name
+        assert np.array_equal(trace.counts[name], expected.sum(axis=1)), name
+    assert set(trace.potentials) == set(potentials)
+    for name, potential in potentials.items():
+        assert np.array_equal(trace.potentials[name], potential), name
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(programs_and_samples())
 def test_equals_one_long_run_with_delays(case):
-    assert_equals_naive(*case)
+    assert_equals_scalar(*case)
 
 
 @settings(max_examples=50)
 @given(programs_and_samples(may_wrap=True))
 def test_equals_it_where_currents_wrap(case):
-    assert_equals_naive(*case)
+    assert_equals_scalar(*case)
 
 
-@given(programs())
+@settings(max_examples=200)
+@given(programs_and_samples(wide=True))
+def test_equals_it_for_every_kind_of_layer_and_neuron(case):
+    assert_equals_scalar(*case)
+
+
+@given(programs(wide=True))
 def test_random_programs_stay_within_24_bits(program):
     assert not may_wrap(program)
 
