@@ -66,7 +66,7 @@ def test_full_keeps_shape_and_groups_and_contains_what_there_is(groups: int) -> 
     full = pruned.full
     full.verify("full")
     assert (full.source, full.target, full.groups) == (pruned.source, pruned.target, groups)
-    assert full.n_weights == 8 * 4 // groups * 9
+    assert full.n_weights == full.capacity == pruned.capacity == 8 * 4 // groups * 9
     keys = [{(int(a), int(b)) for a, b in zip(p.stored.sources, p.stored.targets, strict=True)} for p in (full, pruned)]
     assert keys[0] > keys[1]
     assert full.full == full
@@ -79,3 +79,4 @@ def test_full_lists() -> None:
     full.verify("full")
     assert full == Connectivity.from_mask(np.ones((3, 2), bool))
     assert some.stored is some
+    assert some.capacity == full.capacity == 6

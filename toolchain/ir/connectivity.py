@@ -44,6 +44,10 @@ class Connectivity(Pattern):
         return "linear"
 
     @property
+    def capacity(self) -> int:
+        return self.n_sources * self.n_targets
+
+    @property
     def full(self) -> Connectivity:
         indptr = np.arange(self.n_sources + 1, dtype=np.int64) * self.n_targets
         targets = np.tile(np.arange(self.n_targets, dtype=np.int32), self.n_sources)

@@ -117,12 +117,15 @@ class Convolution(Pattern):
 
     @property
     def window(self) -> str | None:
-        taps = self.size[0] * self.size[1]
         own_channel = self.source[0] == self.target[0] == self.groups
-        if not own_channel or taps == 1 or self.n_weights != taps * self.groups or self.dilation != (1, 1):
+        if not own_channel or self.size == (1, 1) or self.dilation != (1, 1) or self.n_weights != self.capacity:
             return None
         size = f"{self.size[1]}" if self._is_line else f"{self.size[0]}x{self.size[1]}"
         return size if self.stride == self.size else f"{size} stride {self._step(self.stride)}"
+
+    @property
+    def capacity(self) -> int:
+        return self.source[0] * self.target[0] // self.groups * self.size[0] * self.size[1]
 
     @property
     def full(self) -> Convolution:

@@ -43,6 +43,11 @@ class Pattern(ABC):
 
     @property
     @abstractmethod
+    def capacity(self) -> int:
+        """Weights that it would store with nothing pruned."""
+
+    @property
+    @abstractmethod
     def full(self) -> Pattern:
         """The same with every weight that it could store, nothing pruned."""
 

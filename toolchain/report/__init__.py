@@ -6,8 +6,8 @@ pictures are made from that dict alone. `toolchain.report.inspection` answers qu
 """
 
 from toolchain.report.energy import energy
-from toolchain.report.facts import build_report, dense_program, schema, to_json, without_timings
-from toolchain.report.inspection import inspect_core, inspect_layer, why
+from toolchain.report.facts import build_report, dense_program, schema, to_json
+from toolchain.report.inspection import inspect_core, inspect_layer, inspect_neuron, why
 from toolchain.report.page import render_html
 from toolchain.report.picture import mapping_picture
 from toolchain.report.table import to_csv
@@ -20,6 +20,7 @@ __all__ = [
     "energy",
     "inspect_core",
     "inspect_layer",
+    "inspect_neuron",
     "mapping_picture",
     "render_energy",
     "render_html",
@@ -30,5 +31,4 @@ __all__ = [
     "to_csv",
     "to_json",
     "why",
-    "without_timings",
 ]

@@ -12,12 +12,14 @@ import numpy as np
 
 from hw_targets import Target
 from toolchain.errors import Diagnostic, Violation
-from toolchain.ir import Connectivity, IntegerConnection, Program
+from toolchain.ir import IntegerConnection, Program
 from toolchain.ir.verify import Wired
 from toolchain.mapping.partition import Limits, Reason, Slice
 from toolchain.mapping.place import Core
 from toolchain.mapping.place import Mapping as CoreMapping
 from toolchain.mapping.usage import Limit, Usage
+from toolchain.report.groups import core_groups
+from toolchain.report.names import operation, synapses_title
 
 SCHEMA_VERSION = 1
 STATEMENT = "estimate, executed on nothing"
@@ -25,6 +27,9 @@ MEMORY_RULE = "synapse memory"
 """The rule whose amount is words of synaptic memory (toolchain.rules.synapse_memory)."""
 CHOSEN_RULES = frozenset({"synapse formats", "compartment configurations", "threshold configurations", "neuron groups"})
 """Rules whose amount the mapping chooses freely up to the limit: being full says nothing."""
+
+ONE_A_LINE = frozenset({"cores", "core_groups", "layers"})
+"""Lists whose entries stand on one line each: they are long, and without line breaks json is ten times as fast."""
 
 Facts = dict[str, Any]
 DenseAlternative = CoreMapping | Callable[[], "CoreMapping | None"] | None
@@ -77,6 +82,8 @@ def build_report(
         "rules": _rules(on_core.values()),
         "layers": layers,
         "cores": cores,
+        "core_groups": core_groups(cores),
+        "chips": _chips(mapping),
         "totals": _totals(mapping, dense, word_bits),
         "checks": _checks(program, layers, cores, word_bits),
         "diagnostics": [
@@ -108,32 +115,40 @@ def schema() -> Facts:
 
 
 def to_json(report: Facts) -> str:
-    """A report as JSON text: sorted keys, so that equal reports have equal bytes."""
-    return json.dumps(report, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    """A report as JSON text: sorted keys, so that equal reports have equal bytes; a line for each core and layer."""
 
+    def plain(value: object, indent: int | None = None) -> str:
+        return json.dumps(value, indent=indent, sort_keys=True, ensure_ascii=False, allow_nan=False)
 
-def without_timings(report: Facts) -> Facts:
-    """The report with the seconds of every step left out, so that equal builds have equal reports."""
-    return {**report, "steps": [{**step, "seconds": None} for step in report["steps"]]}
+    def entry(key: str, value: object) -> str:
+        if key in ONE_A_LINE and value:
+            rows = ",\n  ".join(plain(each) for each in value)  # type: ignore[attr-defined]
+            return f"{plain(key)}: [\n  {rows}\n ]"
+        return f"{plain(key)}: " + plain(value, 1).replace("\n", "\n ")
+
+    return "{\n " + ",\n ".join(entry(key, report[key]) for key in sorted(report)) + "\n}\n"
 
 
 def dense_program(program: Program, *, largest: int = 4_000_000) -> Program | None:
-    """The same network with every synapse present (weight 0 where there was none), for comparison.
+    """The same network with nothing pruned (weight 0 where there was none), for comparison: kernels stay kernels.
 
-    None where that would be more than `largest` synapses: sparse stays sparse.
+    None where that would be more than `largest` stored weights: sparse stays sparse.
     """
-    pairs = sum(c.synapses.connectivity.n_sources * c.synapses.connectivity.n_targets for c in program.connections)
-    if pairs > largest:
+    if sum(c.synapses.connectivity.capacity for c in program.connections) > largest:
         return None
     return replace(program, connections=tuple(_filled(c) for c in program.connections))
 
 
 def _filled(connection: IntegerConnection) -> IntegerConnection:
     old = connection.synapses
-    n, m = old.connectivity.n_sources, old.connectivity.n_targets
-    full = Connectivity(n, m, np.arange(n + 1, dtype=np.int64) * m, np.tile(np.arange(m, dtype=np.int32), n))
-    mantissa = np.zeros(n * m, np.int16)
-    mantissa[old.connectivity.sources.astype(np.int64) * m + old.connectivity.targets] = old.mantissa
+    full = old.connectivity.full
+    # Lists are in order, so that one number a stored weight, of the same width in both, tells where it stands.
+    keys, now = (
+        lists.sources.astype(np.int64) * lists.n_targets + lists.targets
+        for lists in (full.stored, old.connectivity.stored)
+    )
+    mantissa = np.zeros(full.n_weights, np.int16)
+    mantissa[np.searchsorted(keys, now)] = old.mantissa
     return replace(connection, synapses=replace(old, connectivity=full, mantissa=mantissa))
 
 
@@ -195,14 +210,6 @@ def memory(usage: Usage, word_bits: int) -> Facts:
     }
 
 
-def operation(program: Program, name: str) -> str:
-    """What a layer computes, in a few words."""
-    if name == program.input.name:
-        place = "on chip" if program.input.on_chip else "on host" if program.input.on_host else "from outside"
-        return f"{program.input.coding} input, {place}"
-    return "linear + LIF"
-
-
 def _holders(mapping: CoreMapping) -> dict[str, list[tuple[Core, Slice]]]:
     """Population -> its slices with their cores, in the order of the neurons."""
     found: dict[str, list[tuple[Core, Slice]]] = {}
@@ -236,9 +243,11 @@ def _layer(
         "op": operation(program, name) + (", first synapses on the host" if on_host else ""),
         "inputs": sum(sizes[c.source] for c in entering),
         "outputs": sizes[name],
+        "shape": list(program.shapes[name]),
         "on_chip": bool(held),
         "synapses": synapses,
-        "connected_percent": connected(synapses, sum(sizes[c.source] * sizes[name] for c in entering)),
+        "stored_weights": sum(c["stored_weights"] for c in connections),
+        "connected_percent": connected(synapses, sum(c.synapses.connectivity.pairs for c in entering)),
         "weight_bits": sorted({c["weight_bits"] for c in connections}),
         "sign_modes": sorted({c["sign_mode"] for c in connections}),
         "connections": connections,
@@ -263,10 +272,16 @@ def _connection(c: IntegerConnection, program: Program, slices: Sequence[Slice],
         "name": c.name,
         "source": c.source,
         "target": c.target,
+        "op": synapses_title(c),
         "inputs": shape.n_sources,
         "outputs": shape.n_targets,
+        "source_shape": list(program.shapes[c.source]),
+        "delay": c.delay,
+        "chip_delay": program.chip_delays[c.name],
         "synapses": shape.n_synapses,
-        "connected_percent": connected(shape.n_synapses, shape.n_sources * shape.n_targets),
+        "stored_weights": shape.n_weights,
+        "shared_groups": sum(cost.shared_groups for cost in costs),
+        "connected_percent": connected(shape.n_synapses, shape.pairs),
         "weight_bits": synapses.weight_bits,
         "sign_mode": synapses.sign_mode,
         "exponent": synapses.exponent,
@@ -342,7 +357,7 @@ def _before(name: str, before: Wired | None) -> Facts | None:
         "inputs": sum(sizes[c.source] for c in entering),
         "outputs": sizes[name],
         "synapses": synapses,
-        "connected_percent": connected(synapses, sum(sizes[c.source] * sizes[name] for c in entering)),
+        "connected_percent": connected(synapses, sum(c.synapses.connectivity.pairs for c in entering)),
     }
 
 
@@ -418,7 +433,7 @@ def _cost_model(target: Target, name: str) -> Facts:
 
 
 def _network(program: Program, before: Wired | None) -> Facts:
-    pairs = sum(c.synapses.connectivity.n_sources * c.synapses.connectivity.n_targets for c in program.connections)
+    pairs = sum(c.synapses.connectivity.pairs for c in program.connections)
     return {
         "input": {
             "name": program.input.name,
@@ -430,12 +445,35 @@ def _network(program: Program, before: Wired | None) -> Facts:
         "steps_per_sample": program.steps,
         "neurons": sum(p.size for p in program.populations),
         "synapses": program.n_synapses,
+        "stored_weights": sum(c.synapses.connectivity.n_weights for c in program.connections),
         "connected_percent": connected(program.n_synapses, pairs),
         "neurons_before": None if before is None else sum(p.size for p in before.populations),
         "synapses_before": None
         if before is None
         else sum(c.synapses.connectivity.n_synapses for c in before.connections),
     }
+
+
+def _chips(mapping: CoreMapping) -> list[Facts]:
+    """Cores and axons chip by chip."""
+    rows = []
+    for chip in range(mapping.n_chips):
+        cores = [core for core in mapping.cores if core.chip == chip]
+        usage = sum((core.usage for core in cores), Usage())
+        rows.append(
+            {
+                "chip": chip,
+                "cores": len(cores),
+                "percent": percent(len(cores), mapping.cores_per_chip),
+                "layers": list(dict.fromkeys(s.population for core in cores for s in core.slices)),
+                "compartments": usage.compartments,
+                "synapse_words": usage.synapse_words,
+                "output_axons": usage.output_axons,
+                "crossing_axons": usage.crossing_axons,
+                "crossing_percent": percent(usage.crossing_axons, usage.output_axons),
+            }
+        )
+    return rows
 
 
 def _totals(mapping: CoreMapping, dense: CoreMapping | None, word_bits: int) -> Facts:

@@ -17,6 +17,7 @@ from toolchain.mapping.place import Core, Mapping
 from toolchain.mapping.synapse_memory import SliceCost
 from toolchain.mapping.usage import Limit, Usage
 from toolchain.report import facts
+from toolchain.report.names import neuron_text, operation, shape_text, synapses_title
 from toolchain.report.text import kibibytes, percent, places, plural, table
 
 BAR = 40
@@ -61,9 +62,10 @@ def inspect_layer(program: Program, mapping: Mapping, limits: Limits, name: str)
     entering = program.into(name)
     compartments = next((p for p in program.populations if p.name == name), None)
     size = compartments.size if compartments else program.input.size
-    parts: list[RenderableType] = [
-        Text(f"{name}: {facts.operation(program, name)}, {plural(size, 'neuron')}", style="bold")
-    ]
+    shape = program.shapes[name]
+    axes = "" if len(shape) == 1 else f"{shape_text(shape)} (channels x rows x columns), "
+    title = f"{name}: {operation(program, name)}, {axes}{plural(size, 'neuron')}"
+    parts: list[RenderableType] = [Text(title, style="bold")]
     if compartments is not None:
         parts += [Text(), _registers_of(compartments)]
     elif program.input.parameters():
@@ -87,6 +89,53 @@ def inspect_layer(program: Program, mapping: Mapping, limits: Limits, name: str)
     return Group(*parts, Text(), why(program, mapping, limits, name))
 
 
+def inspect_neuron(program: Program, mapping: Mapping, neuron: str) -> RenderableType:
+    """Where one neuron is: core, slice and place in it; and its synapses. neuron: conv1:3,0,7 or fc1:17.
+
+    Channel, row and column (or the number) are those of the deployed program, after dead neurons were removed.
+
+    Raises:
+        SnncError: no such layer or neuron.
+    """
+    name, _, place = neuron.rpartition(":")
+    name = _population(program, name, "--neuron")
+    shape = program.shapes[name]
+    number = _number(place, name, shape)
+    who = neuron_text(name, shape, number)
+    lines = [f"{who} is neuron {number:,} of {int(np.prod(shape)):,} (0 the first)."]
+    held = [(core, s) for core in mapping.cores for s in core.slices if s.population == name]
+    at = [(core, s, found) for core, s in held if len(found := np.flatnonzero(s.region.neurons() == number))]
+    if at:
+        core, s, found = at[0]
+        lines.append(f"It is on core {core.index} of chip {core.chip}, neuron {int(found[0]):,} of {len(s):,} of {s}.")
+    else:
+        lines.append("It is on no core: this layer's neurons are not on the chip.")
+    fans = table("", ("connection", "left"), ("synapses", "left"), ("of this neuron", "right"))
+    for c in program.into(name):
+        fans.add_row(c.name, f"in, from {c.source}", f"{int(c.synapses.connectivity.fan_in[number]):,}")
+    for c in program.out_of(name):
+        fans.add_row(c.name, f"out, to {c.target}", f"{int(c.synapses.connectivity.fan_out[number]):,}")
+    return Group(Text("\n".join(lines)), Text(), fans)
+
+
+def _number(place: str, name: str, shape: tuple[int, ...]) -> int:
+    """The number of a neuron from its place on every axis, or from the number itself."""
+    axes = shape if "," in place else (int(np.prod(shape)),)
+    try:
+        at = tuple(int(part) for part in place.split(","))
+    except ValueError:
+        at = ()
+    if len(at) != len(axes) or not all(0 <= k < n for k, n in zip(at, axes, strict=True)):
+        example = ",".join(str(n - 1) for n in shape)
+        raise SnncError(
+            f"{name} has no such neuron",
+            where="--neuron",
+            got=place or "nothing",
+            allowed=f"0 to {int(np.prod(shape)) - 1}" + (f", or channel,row,column up to {example}" * (len(shape) > 1)),
+        )
+    return int(np.ravel_multi_index(at, axes))
+
+
 def why(program: Program, mapping: Mapping, limits: Limits, name: str) -> RenderableType:
     """Plain sentences: why a layer takes as many cores as it takes, and what fills them.
 
@@ -100,7 +149,7 @@ def why_lines(program: Program, mapping: Mapping, limits: Limits, name: str) -> 
     """The sentences of `why`, for a population."""
     held = mapping.cores_of(name)
     if not held:
-        kind = facts.operation(program, name)
+        kind = operation(program, name)
         return [f"{name} takes no core: it is a {kind}."]
     slices = mapping.slices_of(name)
     lines = [f"{name} takes {plural(len(held), 'core')} and stands there as {plural(len(slices), 'slice')}."]
@@ -214,7 +263,7 @@ def _registers(core: Core) -> Table:
 
 
 def _extremes(program: Program, slices: Sequence[Slice]) -> list[RenderableType]:
-    """The list with the most words, and the input axon with the most synapses."""
+    """The list with the most words, and, among lists of one source each, the one with the most synapses."""
     sources = {c.name: c for c in program.connections}
     largest: tuple[int, str] | None = None
     longest: tuple[int, str] | None = None
@@ -223,58 +272,89 @@ def _extremes(program: Program, slices: Sequence[Slice]) -> list[RenderableType]
             if not cost.n_axons:
                 continue
             connection = sources[name]
+            shape = program.shapes[connection.source]
             at = int(cost.words_per_axon.argmax())
             words = int(cost.words_per_axon[at])
             if largest is None or words > largest[0]:
-                largest = words, f"{connection.source}[{cost.source(at)}] onto {s}"
+                largest = words, f"{neuron_text(connection.source, shape, cost.source(at))} onto {s}"
             fan_out = _fan_out(connection, s)
+            if fan_out is None:
+                continue
             at = int(fan_out.argmax())
             if longest is None or int(fan_out[at]) > longest[0]:
-                longest = int(fan_out[at]), f"{connection.source}[{at}] onto {s}"
-    if largest is None or longest is None:
-        return [Text("no synapse list ends here")]
-    return [
-        Text(f"largest list: {plural(largest[0], 'word')}, {largest[1]}"),
-        Text(f"longest axon: {plural(longest[0], 'synapse')}, {longest[1]}"),
-    ]
+                longest = int(fan_out[at]), f"{neuron_text(connection.source, shape, at)} onto {s}"
+    told = []
+    if largest is not None:
+        told.append(Text(f"largest list: {plural(largest[0], 'word')}, {largest[1]}"))
+    if longest is not None:
+        told.append(Text(f"longest axon: {plural(longest[0], 'synapse')}, {longest[1]}"))
+    return [*told] or [Text("no synapse list ends here")]
 
 
-def _fan_out(connection: IntegerConnection, s: Slice) -> NDArray[np.int64]:
-    """Synapses of each source onto a slice."""
-    lists = connection.synapses.connectivity
-    inside = (lists.targets >= s.start) & (lists.targets < s.stop)
-    return np.bincount(lists.sources[inside], minlength=lists.n_sources).astype(np.int64)
+def _fan_out(connection: IntegerConnection, s: Slice) -> NDArray[np.int64] | None:
+    """Synapses of each source onto a slice; None where sources share their lists (a kernel)."""
+    pattern = connection.synapses.connectivity
+    lists = pattern.stored
+    if lists is not pattern:
+        return None
+    inside = np.zeros(lists.n_targets, bool)
+    inside[s.region.neurons()] = True
+    return np.bincount(lists.sources[inside[lists.targets]], minlength=lists.n_sources).astype(np.int64)
 
 
 def _registers_of(p: Compartments) -> Table:
+    def value(field: str) -> str:
+        low, high = int(p.per_neuron(field).min()), int(p.per_neuron(field).max())
+        return str(low) if low == high else f"{low}..{high}"
+
+    du, dv, vth = value("du"), value("dv"), value("vth")
     made = table("neuron registers", ("register", "left"), ("value", "right"), ("meaning", "wrap"))
     bias = p.bias_mantissa
-    made.add_row("du", str(p.du), f"current decay {p.du}/4096 a step" + (": no memory" if p.du == 4096 else ""))
-    made.add_row("dv", str(p.dv), f"voltage decay {p.dv}/4096 a step" + (": no leak" if p.dv == 0 else ""))
-    made.add_row("vth", str(p.vth), f"spikes above {p.vth} x 2^6 = {p.vth << 6:,}")
+    made.add_row("du", du, f"current decay {du}/4096 a step" + (": no memory" if du == "4096" else ""))
+    made.add_row("dv", dv, f"voltage decay {dv}/4096 a step" + (": no leak" if dv == "0" else ""))
+    if p.spiking:
+        top = f" = {int(p.per_neuron('vth')[0]) << 6:,}" if ".." not in vth else ""
+        made.add_row("vth", vth, f"spikes above {vth} x 2^6{top}")
     made.add_row(
         "bias",
         f"{int(bias.min(initial=0))}..{int(bias.max(initial=0))}",
         f"mantissa, x 2^{p.bias_exponent}; {int(np.count_nonzero(bias)):,} of {p.size:,} not zero",
     )
     made.add_row("bias exponent", str(p.bias_exponent), "power of two")
+    made.add_row("reset", p.reset, RESET_MEANINGS[p.reset])
+    if p.refractory:
+        made.add_row("refractory", str(p.refractory), "steps for which the membrane potential stays 0 after a spike")
     return made
 
 
+RESET_MEANINGS = {
+    "zero": "a spike sets the membrane potential to 0",
+    "subtract": "a spike takes the threshold off the membrane potential",
+    "none": "no spikes: the membrane potential is read at the last step",
+}
+
+
 def _connection(c: IntegerConnection, program: Program) -> list[RenderableType]:
-    shape, synapses = c.synapses.connectivity, c.synapses
-    density = facts.connected(shape.n_synapses, shape.n_sources * shape.n_targets)
+    pattern, synapses = c.synapses.connectivity, c.synapses
+    density = facts.connected(pattern.n_synapses, pattern.pairs)
     where = ", computed on the host" if program.input.on_host and c.source == program.input.name else ""
     low, high = mantissa_range(synapses.sign_mode, synapses.weight_bits)
     head = Text(f"{c.name}: {c.source} -> {c.target}", style="bold").append(where, style="")
-    numbers = Text(
-        f"{shape.n_sources:,} -> {shape.n_targets:,}, {plural(shape.n_synapses, 'synapse')}"
-        + ("" if density is None else f", {places(density)} % connected")
-        + f"\n{synapses.weight_bits} bits, {synapses.sign_mode}: mantissa {low}..{high}, weight = mantissa x 2^"
-        f"{synapses.exponent} (one mantissa step is {1 << synapses.exponent})"
-    )
+    ends = " -> ".join(shape_text(program.shapes[name]) for name in (c.source, c.target))
+    stored = "" if pattern.n_weights == pattern.n_synapses else f" from {plural(pattern.n_weights, 'stored weight')}"
+    numbers = [
+        f"{synapses_title(c)}, {ends}, {plural(pattern.n_synapses, 'synapse')}{stored}"
+        + ("" if density is None else f", {places(density)} % connected"),
+        f"{synapses.weight_bits} bits, {synapses.sign_mode}: mantissa {low}..{high}, weight = mantissa x 2^"
+        f"{synapses.exponent} (one mantissa step is {1 << synapses.exponent})",
+    ]
+    if c.delay or program.chip_delays[c.name] != 1:
+        numbers.append(
+            f"a spike counts {plural(c.delay, 'step')} later in the sample; on the chip it takes "
+            f"{plural(program.chip_delays[c.name], 'step')}"
+        )
     fans = table("", ("synapses", "left"), ("least", "right"), ("mean", "right"), ("most", "right"), ("none", "right"))
-    for name, counts, who in (("fan-in", shape.fan_in, "neuron"), ("fan-out", shape.fan_out, "source")):
+    for name, counts, who in (("fan-in", pattern.fan_in, "neuron"), ("fan-out", pattern.fan_out, "source")):
         if len(counts):
             fans.add_row(
                 f"{name} of a {who}",
@@ -283,7 +363,7 @@ def _connection(c: IntegerConnection, program: Program) -> list[RenderableType]:
                 f"{int(counts.max()):,}",
                 f"{int((counts == 0).sum()):,}",
             )
-    return [head, numbers, Text(), fans, Text(), _histogram(synapses.mantissa, low, high)]
+    return [head, Text("\n".join(numbers)), Text(), fans, Text(), _histogram(synapses.mantissa, low, high)]
 
 
 def _histogram(mantissa: NDArray[np.int16], low: int, high: int) -> RenderableType:
@@ -292,7 +372,7 @@ def _histogram(mantissa: NDArray[np.int16], low: int, high: int) -> RenderableTy
         return Text("no synapses, so no weights")
     width = -(-(high - low + 1) // BINS)
     counts = np.bincount((mantissa.astype(np.int64) - low) // width, minlength=-(-(high - low + 1) // width))
-    made = table("mantissas", ("from", "right"), ("to", "right"), ("synapses", "right"), ("", "left"))
+    made = table("mantissas", ("from", "right"), ("to", "right"), ("weights", "right"), ("", "left"))
     for k, n in enumerate(counts.tolist()):
         first = low + k * width
         bar = "#" * max(round(BAR * n / int(counts.max())), 1 if n else 0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
+
 from toolchain.ir import Compartments, IntegerConnection, Program
 from toolchain.ir.arithmetic import DECAY_ONE
 
@@ -12,6 +14,11 @@ from toolchain.ir.arithmetic import DECAY_ONE
 def shape_text(shape: Sequence[int]) -> str:
     """32x16x16 (channels, rows, columns); a population with one axis is its size."""
     return f"{shape[0]:,}" if len(shape) == 1 else "x".join(map(str, shape))
+
+
+def neuron_text(name: str, shape: Sequence[int], number: int) -> str:
+    """conv1[3, 0, 7]: channel, row, column of a neuron of a map; fc1[17] elsewhere."""
+    return f"{name}[{', '.join(str(int(k)) for k in np.unravel_index(number, tuple(shape)))}]"
 
 
 def operation(program: Program, name: str) -> str:
