@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,16 +13,14 @@ from toolchain.mapping.encoders_registers import (
     IMPOSSIBLE,
     SIGN_MODES_OF,
     Search,
-    Table,
-    choose_registers,
+    Written,
+    define,
     every_register,
     formats_of,
     gather,
-    table_of,
 )
 from toolchain.mapping.synapse_memory import (
     ENCODINGS,
-    REGISTER_KIND,
     SIGN_LISTS,
     FormatChoice,
     Parameters,
@@ -45,6 +44,28 @@ def stored_weight_bits(weight_bits: int, parameters: Parameters) -> int:
             remedy="quantise to fewer bits",
         )
     return min(able)
+
+
+@dataclass
+class _Paths:
+    """Which of two equal ways costs the next slice: numpy at first, the compiled one once numpy has had much to do.
+
+    Loading the compiled way takes 0.5 s, and some 20 s the first time on a machine; a small network is done before.
+    """
+
+    work: int = 0
+    enough: int = 2_000_000  # synapses and sources, and 5000 a slice: about a second
+
+    def write(self, lists: SynapseLists) -> Callable[[SynapseLists, FormatChoice, int, Parameters], Written]:
+        if self.work < self.enough:
+            self.work += len(lists.mantissas) + lists.connectivity.n_sources + 5000
+            return define
+        from toolchain.mapping.nxtf_compiled import write
+
+        return write
+
+
+_PATHS = _Paths()
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,59 +106,36 @@ def cost_nxtf(lists: SynapseLists, parameters: Parameters, choice: FormatChoice)
     """
     weight_bits = stored_weight_bits(lists.weight_bits, parameters)
     per_synapse = weight_bits + lists.delay_bits
-    needs = gather(lists, choice.encodings, choice.sign_lists, weight_bits, parameters)
-    search = Search(needs, choice, per_synapse, parameters)
-    if choice.formats is not None:
-        table = table_of(choice.formats, lists, weight_bits)
-    elif choice.max_formats is None:
-        table = every_register(search)
-    else:
-        table = choose_registers(search, choice.max_formats)
-
-    fan_out = lists.connectivity.fan_out
-    words = np.stack([search.words(pair, table) for pair in search.pairs])
-    winner = words.argmin(axis=0)
-    per_axon = words[winner, np.arange(len(fan_out))]
+    write = _PATHS.write(lists)
+    written = write(lists, choice, weight_bits, parameters)
+    per_axon = written.words
+    names = tuple(f"{e}/{s}" for e in choice.encodings for s in choice.sign_lists)
     if len(per_axon) and int(per_axon.max()) >= IMPOSSIBLE // parameters["word_bits"]:
         raise SnncError(
             "no register of the slice can hold some of its lists",
-            where=f"source {int(per_axon.argmax())} of the slice",
+            where=f"source {lists.axons.source(int(per_axon.argmax()))} of the slice",
             got=f"{int((per_axon >= IMPOSSIBLE // parameters['word_bits']).sum())} lists",
-            allowed=", ".join(f"{e}/{s}" for e, s in search.pairs),
+            allowed=", ".join(names),
             remedy="allow more combinations or more registers, or quantise to more weight bits",
         )
-    n_entries = n_stored = n_bits = 0
-    used: Table = {}
-    for k, pair in enumerate(search.pairs):
-        rows = (winner == k) & (fan_out > 0)
-        n_bits += int(search.bits(pair, table)[rows].sum())
-        for mode in SIGN_MODES_OF[pair[1]]:
-            need = needs[pair[0], mode]
-            n_entries += int(need.entries[rows].sum())
-            n_stored += int(need.stored[rows].sum())
-            group = (REGISTER_KIND[pair[0]], mode)
-            taken = need.taken(table.get(group, ()), rows)
-            if taken:
-                used[group] = tuple(sorted({*used.get(group, ()), *taken}))
     n_synapses, total = lists.connectivity.n_synapses, int(per_axon.sum())
     payload = n_synapses * (lists.weight_bits + lists.delay_bits)
-    header = n_entries * search.per_entry
-    index = n_bits - header - n_stored * per_synapse
-    names = tuple(f"{e}/{s}" for e, s in search.pairs)
+    header = written.entries * (parameters["format_id_bits"] + parameters["count_bits"])
+    index = written.bits - header - written.stored * per_synapse
     return SliceCost(
         model="nxtf",
         words=total,
         words_per_axon=per_axon,
         axons=lists.axons,
         synapses=lists.axons.n_synapses,
-        entries=n_entries,
+        entries=written.entries,
         payload_bits=payload,
         index_bits=index,
         header_bits=header,
         padding_bits=total * parameters["word_bits"] - payload - index - header,
-        combination=np.where(fan_out > 0, winner, -1).astype(np.int8),
+        combination=written.combination,
         combinations=names,
-        formats=formats_of(used, lists, weight_bits),
+        formats=formats_of(written.used, lists, weight_bits),
         max_formats=choice.max_formats if choice.formats is None else len(choice.formats),
     )
 

@@ -257,6 +257,59 @@ def choose_registers(search: Search, limit: int) -> Table:
         _, words, table = best
 
 
+@dataclass(frozen=True, eq=False)
+class Written:
+    """The lists of a slice, each in its cheapest combination.
+
+    words: int64, (n_sources,). combination: int8, (n_sources,), its number, encodings outer and sign lists inner, or -1
+    where the source has no synapse. entries, stored (synapses, zeros in gaps included), bits: sums over the lists.
+    used: the registers that are taken.
+    """
+
+    words: NDArray[np.int64]
+    combination: NDArray[np.int8]
+    entries: int
+    stored: int
+    bits: int
+    used: Table
+
+
+def define(lists: SynapseLists, choice: FormatChoice, weight_bits: int, rule: Parameters) -> Written:
+    """Every list in its cheapest combination, within the registers that there are; `weight_bits` are those stored.
+
+    This is the definition, in numpy; nxtf_compiled.py gives the same for large networks.
+
+    Raises:
+        SnncError: an index that cannot be stored, or no combination fits the registers.
+    """
+    needs = gather(lists, choice.encodings, choice.sign_lists, weight_bits, rule)
+    search = Search(needs, choice, weight_bits + lists.delay_bits, rule)
+    if choice.formats is not None:
+        table = table_of(choice.formats, lists, weight_bits)
+    elif choice.max_formats is None:
+        table = every_register(search)
+    else:
+        table = choose_registers(search, choice.max_formats)
+    fan_out = lists.connectivity.fan_out
+    words = np.stack([search.words(pair, table) for pair in search.pairs])
+    winner = words.argmin(axis=0)
+    entries = stored = bits = 0
+    used: Table = {}
+    for k, pair in enumerate(search.pairs):
+        rows = (winner == k) & (fan_out > 0)
+        bits += int(search.bits(pair, table)[rows].sum())
+        for mode in SIGN_MODES_OF[pair[1]]:
+            need = needs[pair[0], mode]
+            entries += int(need.entries[rows].sum())
+            stored += int(need.stored[rows].sum())
+            group = (REGISTER_KIND[pair[0]], mode)
+            taken = need.taken(table.get(group, ()), rows)
+            if taken:
+                used[group] = tuple(sorted({*used.get(group, ()), *taken}))
+    combination = np.where(fan_out > 0, winner, -1).astype(np.int8)
+    return Written(words[winner, np.arange(len(fan_out))], combination, entries, stored, bits, used)
+
+
 def every_register(search: Search) -> Table:
     """A register for every class of widths: the rule for one list, as if a core had as many as it liked."""
     table: Table = {}
