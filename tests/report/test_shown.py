@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import json
 import re
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -50,12 +52,19 @@ def part(facts) -> str:
 
 
 @pytest.fixture(scope="module")
-def many(facts):
-    """The same report as if it had 10,000 cores on 79 chips."""
-    core = facts["cores"][1]
-    cores = [{**core, "core": k, "chip": k // 128} for k in range(10_000)]
-    totals = {**facts["totals"], "cores": 10_000, "chips": 79}
-    return {**facts, "cores": cores, "totals": totals}
+def many(done):
+    """10,000 cores on 79 chips: thirty layers, of which one core in 50 holds two, and no two cores are equal."""
+    _, full, *_ = done.mapping.cores
+    (s,) = full.slices
+    cores = []
+    for k in range(10_000):
+        names = [f"conv{k // 333}", *([f"pool{k // 333}"] if k % 50 == 0 else [])]
+        slices = tuple(dataclasses.replace(s, population=name) for name in names)
+        usage = dataclasses.replace(full.usage, compartments=200 + k % 7, output_axons=k % 100, crossing_axons=k % 3)
+        cores.append(dataclasses.replace(full, index=k, chip=k // 128, slices=slices, usage=usage))
+    cores[7000] = dataclasses.replace(cores[7000], usage=dataclasses.replace(full.usage, compartments=1000))
+    mapping = dataclasses.replace(done.mapping, cores=tuple(cores))
+    return report.build_report(done.program, mapping, done.limits, done.target)
 
 
 class TestText:
@@ -71,6 +80,7 @@ class TestText:
         assert re.search(rf"fc1 +linear \+ LIF +784 -> 800 .* {words['used']:,}/{words['limit']:,} 99", text)
         assert facts["layers"][1]["why"]["sentence"] in " ".join(text.split())
         n = facts["cores"][1]["usage"]["compartments"]
+        assert "core by core" not in text
         assert re.search(rf"1 +{re.escape(part)} +{n}/1024 +784/4096", text)
         assert "published rule" in text
         assert "estimate, not measured" in text
@@ -90,18 +100,28 @@ class TestText:
         assert text_of(facts).isascii()
 
     def test_ten_thousand_cores_stay_readable(self, many):
-        text = text_of(many)
-        assert "the fullest 12 of 10,000" in text
-        assert "... 9,988 more, see --csv" in text
-        assert len(text.splitlines()) < 90
+        text = text_of(many, 120)
+        assert "10,000 cores by the layers that they hold" in text
+        assert re.search(r"^326: 1-332 in 7 runs +conv0 +200..206 \(203\)", text, re.MULTILINE)
+        assert "more groups, see --json" in text
+        assert "core by core: --csv" in text
+        assert len(text.splitlines()) < 150
+        assert "..." not in text_of(many, 80).split("chips")[0]
 
-    def test_the_fullest_cores_are_the_ones_listed(self, many):
-        cores = [
-            {**core, "resources": {"compartments": {"used": 1, "limit": 9, "percent": 1.0}}} for core in many["cores"]
-        ]
-        cores[7000] = many["cores"][7000]
-        text = text_of({**many, "cores": cores}, cores_shown=1)
-        assert re.search(rf"^7000 +{7000 // 128} ", text, re.MULTILINE)
+    def test_the_fullest_core_of_a_group_is_named(self, many):
+        group = next(g for g in many["core_groups"] if [7000, 7000] in g["cores"])
+        assert group["fullest_core"] == 7000
+        assert group["resources"]["compartments"]["most"] == 1000
+        assert group["slices"] == {"conv21": 1, "pool21": 1}
+
+    def test_chips_are_told_one_by_one_where_there_are_several(self, many, facts):
+        text = text_of(many, 120)
+        crossing = sum(k % 3 for k in range(128))
+        axons = sum(k % 100 for k in range(128))
+        words = rf"^ +0 +128 100 % +[\d,]+ +[\d,.]+ +{axons:,} +{crossing} {100 * crossing / axons:.1f} %  conv0, pool0"
+        assert re.search(words, text, re.MULTILINE), text
+        assert "63 more chips" in text
+        assert "to other chips" not in text_of(facts, 120)
 
     def test_broken_rules_and_wrong_sums_stand_out(self, facts):
         broken = {
@@ -217,8 +237,14 @@ class TestPage:
 
     def test_ten_thousand_cores_make_a_page_of_bearable_size(self, many):
         html = report.render_html(many)
-        assert len(html) < 3_000_000
-        assert "The first 1,000 of 10,000" in html
+        assert len(html) < 500_000
+        assert page_of(many).links == ["per_core.csv"]
+        assert "7000" in html
+
+    def test_a_few_hundred_cores_are_listed_one_by_one(self, many):
+        html = report.render_html({**many, "cores": many["cores"][:256]})
+        assert "per_core.csv" not in html
+        assert '<th scope="row">255</th>' in html
 
 
 class TestPicture:
@@ -226,7 +252,7 @@ class TestPicture:
         report.mapping_picture(facts, tmp_path / "mapping.svg")
         root = ElementTree.parse(tmp_path / "mapping.svg").getroot()
         titles = [each.text for each in root.iter(f"{SVG}title")]
-        assert sum(title.endswith(": not used") for title in titles) == 128 - len(facts["cores"])
+        assert titles.count("core not used") == 128 - len(facts["cores"])
         share = facts["cores"][1]["resources"]["synapse memory"]["percent"]
         assert f"core 1: {part}; memory {share:g} %" in titles
         texts = [each.text for each in root.iter(f"{SVG}text")]
@@ -265,6 +291,15 @@ class TestPicture:
         text = (tmp_path / "many.svg").read_text()
         assert "and 71 more chips" in text
         assert len(text) < 1_000_000
+
+
+def test_ten_thousand_cores_in_every_form(many):
+    """As text, table and JSON they stay whole, and of a size that can be handled."""
+    written = report.to_json(many)
+    assert json.loads(written) == many
+    assert len(written) < 30_000_000
+    assert written.count("\n") < 12_000  # a line for each core
+    assert report.to_csv(many).count("\n") == 10_001
 
 
 def test_two_violations_keep_their_order(done):

@@ -149,23 +149,25 @@ def _legend(shapes: list[Rect | Label], y: float) -> float:
 
 def _chips(report: Facts, shapes: list[Rect | Label], y: float) -> float:
     per_chip, n_chips = report["target"]["cores_per_chip"], report["totals"]["chips"]
-    used = {core["core"]: core for core in report["cores"]}
+    by_chip: dict[int, list[Facts]] = {}
+    for core in report["cores"]:
+        by_chip.setdefault(core["chip"], []).append(core)
     for chip in range(min(n_chips, CHIPS_MOST)):
-        first = chip * per_chip
+        cores = by_chip.get(chip, [])
         y += 14
-        n = sum(first <= number < first + per_chip for number in used)
-        shapes.append(Label(0, y, f"chip {chip}: {n:,} of {per_chip:,} cores", 12, bold=True))
+        shapes.append(Label(0, y, f"chip {chip}: {len(cores):,} of {per_chip:,} cores", 12, bold=True))
         y += 6
         for k in range(per_chip):
-            core = used.get(first + k)
             x, top = (k % PER_ROW) * CELL * 1.5, y + (k // PER_ROW) * CELL
-            share = _memory_percent(core) if core else None
-            fill = shade(share) if core else PAPER
-            words = f"core {first + k}: " + (f"{_slices(core)}; memory {share or 0:g} %" if core else "not used")
-            shapes.append(Rect(x, top, CELL * 1.5 - 3, CELL - 3, fill, EDGE if core else "#d9dfe5", words))
-            if core:
-                colour = PAPER if share is not None and share > 45 else INK
-                shapes.append(Label(x + CELL * 0.75 - 1.5, top + 12.5, str(core["core"]), 10, colour, "middle"))
+            if k >= len(cores):
+                shapes.append(Rect(x, top, CELL * 1.5 - 3, CELL - 3, PAPER, "#d9dfe5", "core not used"))
+                continue
+            core = cores[k]
+            share = _memory_percent(core)
+            words = f"core {core['core']}: {_slices(core)}; memory {share or 0:g} %"
+            shapes.append(Rect(x, top, CELL * 1.5 - 3, CELL - 3, shade(share), EDGE, words))
+            colour = PAPER if share is not None and share > 45 else INK
+            shapes.append(Label(x + CELL * 0.75 - 1.5, top + 12.5, str(core["core"]), 10, colour, "middle"))
         y += -(-per_chip // PER_ROW) * CELL + 6
     if n_chips > CHIPS_MOST:
         y += 14

@@ -8,7 +8,7 @@ from typing import Any
 
 Facts = dict[str, Any]
 
-RANGES_SHOWN = 3
+RUNS_SHOWN = 2
 
 
 def core_groups(cores: Sequence[Facts]) -> list[Facts]:
@@ -59,10 +59,11 @@ def ranges(numbers: Iterable[int]) -> list[list[int]]:
     return runs
 
 
-def ranges_text(runs: Sequence[Sequence[int]], most: int = RANGES_SHOWN) -> str:
-    """12-411, 415; the first few where there are many."""
-    shown = ", ".join(f"{first:d}" if first == last else f"{first:d}-{last:d}" for first, last in runs[:most])
-    return shown + (f", and {len(runs) - most:,} runs more" if len(runs) > most else "")
+def ranges_text(runs: Sequence[Sequence[int]]) -> str:
+    """12-411, 415; where there are many runs their ends: 12-980 in 7 runs."""
+    if len(runs) > RUNS_SHOWN:
+        return f"{runs[0][0]}-{runs[-1][1]} in {len(runs):,} runs"
+    return ", ".join(f"{first}" if first == last else f"{first}-{last}" for first, last in runs)
 
 
 def slices_text(slices: dict[str, int]) -> str:

@@ -10,9 +10,15 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from toolchain.report.groups import ranges_text, slices_text
+from toolchain.report.names import shape_text
+
 Facts = dict[str, Any]
 
 CORES_SHOWN = 12
+"""Cores that are listed one by one; where there are more, they are grouped."""
+GROUPS_SHOWN = 24
+CHIPS_SHOWN = 16
 WIDE = 96
 """Columns from which on the tables show everything; below, what can be had elsewhere is left out."""
 DIAGNOSTICS_SHOWN = 20
@@ -31,12 +37,13 @@ SHORT = {
 
 
 def render_text(report: Facts, console: Console, *, cores_shown: int = CORES_SHOWN) -> None:
-    """Print a report: the summary first, then layers, cores (`cores_shown` at most), checks and what is left out."""
+    """Print a report: the summary first, then layers, cores (grouped if more than `cores_shown`), checks, omissions."""
     _summary(report, console)
     _violations(report, console)
     _layers(report, console)
     _memory(report, console)
     _reasons(report, console)
+    _chips(report, console)
     _cores(report, console, cores_shown)
     _diagnostics(report, console)
     render_energy(report, console)
@@ -142,12 +149,14 @@ def _summary(report: Facts, console: Console) -> None:
     before = ""
     if network["synapses_before"] is not None and network["synapses_before"] != network["synapses"]:
         before = f" ({network['synapses_before']:,} before the steps)"
+    shared = network["stored_weights"] != network["synapses"]
+    weights = f" from {network['stored_weights']:,} weights" if shared else ""
     density = "-" if network["connected_percent"] is None else places(network["connected_percent"])
     line(
         console,
         "network",
         f"{entry['neurons']:,} inputs ({entry['coding']}), {network['neurons']:,} neurons, "
-        f"{network['synapses']:,} synapses{before}, {density} % connected, {steps} steps a sample",
+        f"{network['synapses']:,} synapses{before}{weights}, {density} % connected, {steps} steps a sample",
     )
     bits = totals["bits_per_synapse"]
     if bits is not None:
@@ -177,6 +186,8 @@ def _violations(report: Facts, console: Console) -> None:
 
 def _layers(report: Facts, console: Console) -> None:
     wide = console.width >= WIDE
+    # Where no kernel is shared, every synapse has its own weight.
+    shared = wide and report["network"]["stored_weights"] != report["network"]["synapses"]
     shown = table(
         "layers",
         ("layer", "wrap"),
@@ -184,6 +195,7 @@ def _layers(report: Facts, console: Console) -> None:
         ("in -> out", "right"),
         ("connected", "right"),
         *((("synapses", "right"),) if wide else ()),
+        *((("weights", "right"),) if shared else ()),
         ("bits", "right"),
         ("cores", "right"),
         ("fullest core", "right"),
@@ -195,15 +207,23 @@ def _layers(report: Facts, console: Console) -> None:
         shown.add_row(
             Text(layer["name"]),
             *((layer["op"],) if wide else ()),
-            f"{layer['inputs']:,} -> {layer['outputs']:,}" if has else f"{layer['outputs']:,}",
+            ends(layer),
             "-" if layer["connected_percent"] is None else f"{places(layer['connected_percent'])} %",
             *((f"{layer['synapses']:,}" if has else "-",) if wide else ()),
+            *((f"{layer['stored_weights']:,}" if has else "-",) if shared else ()),
             ", ".join(map(str, layer["weight_bits"])) or "-",
             f"{layer['cores']:,}" if layer["on_chip"] else "-",
             share(full["resources"][full["bound_by"]] if full else None),
             SHORT.get(full["bound_by"], full["bound_by"]) if full else "-",
         )
     section(console, shown)
+
+
+def ends(layer: Facts) -> str:
+    """What a layer reads and has, as axes: 32x16x16 -> 64x8x8. A recurrent connection is no input of its own."""
+    sources = {c["source"]: c["source_shape"] for c in layer["connections"]}
+    forward = [shape_text(shape) for name, shape in sources.items() if name != layer["name"] or len(sources) == 1]
+    return " -> ".join([" + ".join(forward), shape_text(layer["shape"])] if forward else [shape_text(layer["shape"])])
 
 
 def _memory(report: Facts, console: Console) -> None:
@@ -239,17 +259,55 @@ def _reasons(report: Facts, console: Console) -> None:
         console.print(Text(layer["why"]["sentence"]))
 
 
+def _chips(report: Facts, console: Console) -> None:
+    chips: Sequence[Facts] = report["chips"]
+    if len(chips) < 2:
+        return
+    word_bits, wide = report["target"]["word_bits"], console.width >= WIDE
+    shown = table(
+        "chips",
+        ("chip", "right"),
+        ("cores", "right"),
+        ("compartments", "right"),
+        ("synapse KiB", "right"),
+        ("out-axons", "right"),
+        ("to other chips", "right"),
+        *((("layers", "wrap"),) if wide else ()),
+    )
+    for chip in chips[:CHIPS_SHOWN]:
+        crossing = Text(f"{chip['crossing_axons']:,} ")
+        if chip["crossing_percent"] is not None:
+            crossing.append(f"{places(chip['crossing_percent'])} %")
+        shown.add_row(
+            str(chip["chip"]),
+            Text(f"{chip['cores']:,} ").append(percent(chip["percent"])),
+            f"{chip['compartments']:,}",
+            f"{chip['synapse_words'] * word_bits / 8192:,.1f}",
+            f"{chip['output_axons']:,}",
+            crossing,
+            *((Text(few(chip["layers"])),) if wide else ()),
+        )
+    section(console, shown)
+    if len(chips) > CHIPS_SHOWN:
+        console.print(f"... {len(chips) - CHIPS_SHOWN:,} more chips, see --json", style="dim")
+
+
+def few(names: Sequence[str], most: int = 4) -> str:
+    """Names; of many the first ones and how many more there are."""
+    return (
+        ", ".join(names) if len(names) <= most else f"{', '.join(names[: most - 1])} and {len(names) - most + 1} more"
+    )
+
+
 def _cores(report: Facts, console: Console, most: int) -> None:
     cores: Sequence[Facts] = report["cores"]
-    wide = console.width >= WIDE
-    title = "cores"
     if len(cores) > most:
-        by_share = sorted(cores, key=lambda core: (-_fullness(core), core["core"]))
-        title = f"cores: the fullest {most} of {len(cores):,}"
-        cores = sorted(by_share[:most], key=lambda core: core["core"])
+        _groups(report, console)
+        return
+    wide = console.width >= WIDE
     multi = report["totals"]["chips"] > 1
     shown = table(
-        title,
+        "cores",
         ("core", "right"),
         *((("chip", "right"),) if multi else ()),
         ("neurons", "wrap"),
@@ -273,8 +331,56 @@ def _cores(report: Facts, console: Console, most: int) -> None:
             *((free(core),) if wide else ()),
         )
     section(console, shown)
-    if len(report["cores"]) > most:
-        console.print(f"... {len(report['cores']) - most:,} more, see --csv", style="dim")
+
+
+GROUPED = (("compartments", "compartments"), ("input axons", "in-axons"), ("output axons", "out-axons"))
+"""Rules that a group's row shows, and their columns."""
+
+
+def _groups(report: Facts, console: Console) -> None:
+    """Cores that hold slices of the same layers, one row for all of them."""
+    groups: Sequence[Facts] = report["core_groups"]
+    multi = report["totals"]["chips"] > 1 and console.width >= WIDE
+    limits = {rule: limit for group in groups for rule, limit in _limits(group).items()}
+    memory = report["cores"][0]["memory_limit_kib"]
+    shown = table(
+        f"{len(report['cores']):,} cores by the layers that they hold: least..most, median in brackets",
+        ("cores", "wrap"),
+        ("each holds", "wrap"),
+        *((f"{short}\n/{limits[rule]:,}" if rule in limits else short, "right") for rule, short in GROUPED),
+        ("synapse KiB" + (f"\n/{memory:,.1f}" if memory else ""), "right"),
+        *((("on chips", "wrap"), ("fullest", "right")) if multi else ()),
+    )
+    for group in groups[:GROUPS_SHOWN]:
+        of = group["resources"]
+        shown.add_row(
+            f"{group['count']:,}: {ranges_text(group['cores'])}",
+            Text(slices_text(group["slices"])),
+            *(spread(of[rule]) if rule in of else Text("-") for rule, _ in GROUPED),
+            spread({**group["memory_kib"], "limit": memory}),
+            *((ranges_text(group["chips"]), str(group["fullest_core"])) if multi else ()),
+        )
+    section(console, shown)
+    if len(groups) > GROUPS_SHOWN:
+        console.print(f"... {len(groups) - GROUPS_SHOWN:,} more groups, see --json", style="dim")
+    console.print("core by core: --csv", style="dim")
+
+
+def _limits(group: Facts) -> dict[str, int]:
+    return {rule: each["limit"] for rule, each in group["resources"].items()}
+
+
+def spread(values: Facts) -> Text:
+    """One number where all cores are equal, else least..most (median); `!` where the limit is broken."""
+    least, median, most = (_brief(values[key]) for key in ("least", "median", "most"))
+    share = 100 * values["most"] / values["limit"] if values["limit"] else 0.0
+    style = "bold red" if share > 100 else "yellow" if share >= NEARLY_FULL else ""
+    text = Text(least if values["least"] == values["most"] else f"{least}..{most} ({median})", style=style)
+    return text.append("!" if share > 100 else "")
+
+
+def _brief(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
 
 
 def _used(resource: Facts | None) -> Text:
@@ -283,10 +389,6 @@ def _used(resource: Facts | None) -> Text:
     value = resource["percent"] or 0.0
     style = "bold red" if value > 100 else "yellow" if value >= NEARLY_FULL else ""
     return Text(f"{resource['used']}/{resource['limit']}" + ("!" if value > 100 else ""), style=style)
-
-
-def _fullness(core: Facts) -> float:
-    return max((resource["percent"] or 0.0 for resource in core["resources"].values()), default=0.0)
 
 
 def _diagnostics(report: Facts, console: Console) -> None:
