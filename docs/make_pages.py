@@ -35,7 +35,16 @@ RULES_HEAD = """# Rules that are checked
 Made by `docs/make_pages.py` from `toolchain/rules.py`; a test keeps the two equal. A rule is asked where the
 target states its limit. All broken rules are reported at once.
 
+## Rules of a core
+
 | rule | wording | """
+
+
+RULES_OF_A_PROGRAM = """
+## Rules of a program
+
+| rule | wording |
+|---|---|"""
 
 
 def commands() -> str:
@@ -54,14 +63,19 @@ def commands() -> str:
 def rule_table() -> str:
     """The text of rules.md."""
     targets = [hw_targets.load(name) for name in hw_targets.available()]
+    first, others = [t for t in targets if not t.partial], [t for t in targets if t.partial]
     lines = [
-        RULES_HEAD + " | ".join(target.name for target in targets) + " |",
-        "|---" * (2 + len(targets)) + "|",
+        RULES_HEAD + " | ".join(target.name for target in first) + " | other chips |",
+        "|---" * (3 + len(first)) + "|",
     ]
     for rule in rules.CORE_RULES:
-        limits = [rules.stated_limit(rule, target) for target in targets]
+        limits = [rules.stated_limit(rule, target) for target in first]
         stated = ["-" if limit is None else f"{limit.limit:,} {limit.unit}" for limit in limits]
-        lines.append(f"| `{rule.__name__}` | {rules.wording(rule)} | " + " | ".join(stated) + " |")
+        found = {target.name: rules.stated_limit(rule, target) for target in others}
+        rest = ", ".join(f"{name} {limit.limit:,}" for name, limit in found.items() if limit is not None)
+        lines.append(f"| `{rule.__name__}` | {rules.wording(rule)} | " + " | ".join([*stated, rest or "-"]) + " |")
+    lines += [RULES_OF_A_PROGRAM]
+    lines += [f"| `{rule.__name__}` | {rules.wording(rule)} |" for rule in rules.PROGRAM_RULES]
     return "\n".join(lines) + "\n"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -23,6 +24,7 @@ MARKS: Mapping[str, str] = {
 }
 
 Value = int | float | bool | str | tuple[int, ...] | tuple[str, ...]
+"""A limit with one number for each core of the chip is a tuple."""
 
 UNLIMITED = "unlimited"
 
@@ -31,42 +33,60 @@ LIMITS: Mapping[str, tuple[str, str, bool]] = {
     "cores_per_chip": ("cores", "count", True),
     "chips_per_system": ("chips", "count", True),
     "compartments_per_core": ("compartments", "count", True),
+    "neuron_memory_per_core": ("neurons", "count per core", False),
     "synapse_memory_per_core": ("bytes", "count", False),
-    "synapse_words_per_core": ("words", "count", True),
+    "synapse_words_per_core": ("words", "count", False),
+    "synapses_per_core": ("synapses", "count", False),
+    "kernel_memory_per_core": ("kernel entries", "count per core", False),
     "pool_words_per_core": ("words", "count", False),
-    "input_axons_per_core": ("axons", "count", True),
-    "output_axons_per_core": ("axons", "count", True),
+    "input_axons_per_core": ("axons", "count", False),
+    "output_axons_per_core": ("axons", "count", False),
     "output_axons_to_other_chips_per_core": ("axons", "count", False),
     "axon_map_words_per_core": ("words", "count", False),
     "synapse_words_per_axon": ("words", "count", False),
     "synapses_per_entry": ("synapses", "count", False),
     "synapse_formats_per_core": ("formats", "count", False),
     "neuron_groups_per_core": ("groups", "count", False),
+    "cores_per_layer": ("cores", "count", False),
     "destination_groups_per_core": ("groups", "count", False),
     "compartment_configs_per_core": ("configurations", "count", False),
     "threshold_configs_per_core": ("configurations", "count", False),
     "learning_configs_per_core": ("configurations", "count", False),
     "fan_in_per_neuron": ("synapses", "count or unlimited", False),
+    "inputs_per_chip": ("inputs", "count", False),
+    "outputs_per_chip": ("neurons", "count", False),
+    "targets_per_layer": ("layers", "count", False),
+    "kernel_size": ("rows or columns", "count", False),
+    "input_map_size": ("rows or columns", "count", False),
+    "output_map_size": ("rows or columns", "count", False),
+    "channels_per_layer": ("channels", "count", False),
 }
 
 NUMBERS: Mapping[str, tuple[str, str, bool]] = {
     "weight_bits": ("bits", "list", True),
-    "sign_modes": ("modes", "list of str", True),
-    "weight_exponent_min": ("power of two", "int", True),
-    "weight_exponent_max": ("power of two", "int", True),
-    "weight_shift": ("bits", "int", True),
+    "sign_modes": ("modes", "list of str", False),
+    "weight_exponent_min": ("power of two", "int", False),
+    "weight_exponent_max": ("power of two", "int", False),
+    "weight_shift": ("bits", "int", False),
     "index_bits": ("bits", "list", False),
     "delay_bits": ("bits", "list", False),
-    "delay_max": ("steps", "int", True),
-    "current_decay_max": ("1/4096 per step", "int", True),
-    "voltage_decay_max": ("1/4096 per step", "int", True),
-    "state_magnitude_bits": ("bits", "int", True),
-    "threshold_mantissa_max": ("threshold units", "int", True),
-    "threshold_shift": ("bits", "int", True),
-    "bias_mantissa_max": ("bias units", "int", True),
-    "bias_exponent_max": ("power of two", "int", True),
+    "delay_max": ("steps", "int", False),
+    "compartment_and_delay_bits": ("bits", "int", False),
+    "current_decay_max": ("1/4096 per step", "int", False),
+    "voltage_decay_max": ("1/4096 per step", "int", False),
+    "state_magnitude_bits": ("bits", "int", False),
+    "threshold_mantissa_max": ("threshold units", "int", False),
+    "threshold_shift": ("bits", "int", False),
+    "bias_mantissa_max": ("bias units", "int", False),
+    "bias_exponent_max": ("power of two", "int", False),
     "refractory_min": ("steps", "int", False),
     "refractory_max": ("steps", "int", False),
+    "mesh_columns": ("tiles", "int", False),
+    "mesh_rows": ("tiles", "int", False),
+    "cores_per_tile": ("cores", "int", False),
+    "strides": ("rows or columns", "list", False),
+    "resets": ("resets", "list of str", False),
+    "input_on_chip": ("yes or no", "bool", False),
     "spike_payload": ("yes or no", "bool", True),
     "spike_payload_bits": ("bits", "int", True),
 }
@@ -84,6 +104,7 @@ COST_MODELS: Mapping[str, Mapping[str, tuple[str, str, bool]]] = {
         "end_bits": ("bits", "count", True),
         "formats": ("formats", "count", True),
         "weight_bits": ("bits", "list", True),
+        "delay_bits": ("bits", "list", False),
     },
     "nengo": {
         "word_bits": ("bits", "count", True),
@@ -92,6 +113,7 @@ COST_MODELS: Mapping[str, Mapping[str, tuple[str, str, bool]]] = {
         "run_synapses": ("synapses", "count", True),
         "weight_bits": ("bits", "list", True),
         "index_bits": ("bits", "list", True),
+        "delay_bits": ("bits", "list", False),
     },
     "loihi2-fitted": {
         "word_bits": ("bits", "count", True),
@@ -101,6 +123,10 @@ COST_MODELS: Mapping[str, Mapping[str, tuple[str, str, bool]]] = {
         "words_per_input_axon": ("words", "count", True),
         "words_per_axon_entry": ("words", "count", True),
         "axon_map_words_per_neuron": ("words", "count", True),
+        "delay_bits": ("bits", "list", False),
+    },
+    "count": {
+        "word_bits": ("bits", "count", True),
     },
 }
 
@@ -165,6 +191,11 @@ class Limit:
     note: str = ""
     disagreement: tuple[Disagreement, ...] = ()
 
+    @cached_property
+    def cited(self) -> str:
+        """Where the number comes from, in short."""
+        return f"{', '.join(self.source)}; {self.mark}"
+
     def __str__(self) -> str:
         value = ", ".join(map(str, self.value)) if isinstance(self.value, tuple) else str(self.value)
         others = "".join(f"; {other.source} says {other.value}" for other in self.disagreement)
@@ -196,7 +227,7 @@ class EnergyModel:
 
 @dataclass(frozen=True)
 class System:
-    """A board or machine with so many chips."""
+    """A board or machine with so many chips. grid: how they are joined, (rows, columns), where that is stated."""
 
     name: str
     title: str
@@ -204,6 +235,7 @@ class System:
     source: tuple[str, ...]
     mark: str
     note: str = ""
+    grid: Limit | None = None
 
 
 @dataclass(frozen=True)
@@ -211,7 +243,7 @@ class Target:
     """A chip: its limits, number formats, accounting rules, boards, energies, and what we do not model.
 
     `target["compartments_per_core"]` is the plain value of a limit or number format; `target.limit(...)` has unit,
-    source and mark.
+    source and mark. why_not: why no network is compiled for it; empty where networks are.
     """
 
     name: str
@@ -226,6 +258,12 @@ class Target:
     systems: tuple[System, ...]
     energy: Mapping[str, EnergyModel]
     not_modelled: tuple[str, ...]
+    why_not: str = ""
+
+    @property
+    def partial(self) -> bool:
+        """Whether only a part of the chip's limits is known, so that a network fits "as far as is known"."""
+        return self.default_cost_model == "count"
 
     def limit(self, key: str) -> Limit:
         """The limit or number format of that name.
@@ -274,6 +312,9 @@ class Target:
         for energy in self.energy.values():
             for key, limit in energy.entries.items():
                 yield f"energy.{energy.name}", key, limit
+        for system in self.systems:
+            if system.grid is not None:
+                yield f"systems.{system.name}", "grid", system.grid
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data that `parse` reads back to an equal target."""
@@ -285,6 +326,7 @@ class Target:
             "fitted": self.fitted,
             "default_cost_model": self.default_cost_model,
             "not_modelled": list(self.not_modelled),
+            **({"why_not": self.why_not} if self.why_not else {}),
             "sources": dict(self.sources),
             "limits": _plain(self.limits),
             "numbers": _plain(self.numbers),
@@ -299,6 +341,7 @@ class Target:
                     "source": list(s.source),
                     "mark": s.mark,
                     **({"note": s.note} if s.note else {}),
+                    **(_plain({"grid": s.grid}) if s.grid else {}),
                 }
                 for s in self.systems
             },
@@ -326,6 +369,14 @@ def _is_int(value: object) -> bool:
 
 _KINDS: Mapping[str, tuple[str, Any]] = {
     "count": ("a whole number, 1 or more", lambda v: _is_int(v) and v >= 1),
+    "count per core": (
+        "a list of whole numbers, 1 or more, one for each core of a chip",
+        lambda v: isinstance(v, list) and bool(v) and all(_is_int(x) and x >= 1 for x in v),
+    ),
+    "rows and columns": (
+        "two whole numbers, 1 or more: rows and columns",
+        lambda v: isinstance(v, list) and len(v) == 2 and all(_is_int(x) and x >= 1 for x in v),
+    ),
     "count or unlimited": (
         "a whole number, 1 or more, or 'unlimited'",
         lambda v: v == UNLIMITED or (_is_int(v) and v >= 1),
@@ -483,7 +534,7 @@ def parse(document: object, where: str) -> Target:
             "cost_models",
             "systems",
         ),
-        ("energy",),
+        ("energy", "why_not"),
     )
     raw_sources = top["sources"]
     if not isinstance(raw_sources, dict) or not raw_sources:
@@ -491,6 +542,9 @@ def parse(document: object, where: str) -> Target:
     sources = MappingProxyType({key: read.text(text, f"sources.{key}") for key, text in raw_sources.items()})
     limits = read.limits(top["limits"], "limits", LIMITS, sources)
     numbers = read.limits(top["numbers"], "numbers", NUMBERS, sources)
+    for key, limit in limits.items():
+        if isinstance(limit.value, tuple) and len(limit.value) != limits["cores_per_chip"].value:
+            read.refuse(f"limits.{key}.value", f"must be one for each core of a chip, has {len(limit.value)}")
 
     models = {}
     for name, raw in read.table(top["cost_models"], "cost_models", (), COST_MODELS).items():
@@ -511,9 +565,16 @@ def parse(document: object, where: str) -> Target:
         read.refuse("systems", "must be a table of one or more boards")
     for name, raw in top["systems"].items():
         at = f"systems.{name}"
-        table = read.table(raw, at, ("title", "chips", "source", "mark"), ("note",))
+        table = read.table(raw, at, ("title", "chips", "source", "mark"), ("note", "grid"))
         chips = read.number(table["chips"], f"{at}.chips", "count")
         assert isinstance(chips, int)
+        grid = None
+        if "grid" in table:
+            grid = read.limit(table["grid"], f"{at}.grid", ("chips", "rows and columns", False), sources, maximum=False)
+            assert isinstance(grid.value, tuple)
+            rows, columns = map(int, grid.value)
+            if rows * columns != chips:
+                read.refuse(f"{at}.grid.value", f"{rows} x {columns} is not {chips} chips")
         systems.append(
             System(
                 name,
@@ -522,6 +583,7 @@ def parse(document: object, where: str) -> Target:
                 read.sources(table["source"], at, sources),
                 read.mark(table["mark"], at),
                 read.text(table["note"], f"{at}.note") if "note" in table else "",
+                grid,
             )
         )
 
@@ -554,4 +616,5 @@ def parse(document: object, where: str) -> Target:
         systems=tuple(systems),
         energy=MappingProxyType(energy),
         not_modelled=tuple(read.text(text, f"not_modelled[{n}]") for n, text in enumerate(not_modelled)),
+        why_not=read.text(top["why_not"], "why_not") if "why_not" in top else "",
     )

@@ -6,15 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from small_graphs import network
 from small_targets import chain, mapped, small_target
 
 import hw_targets
 from toolchain import rules
-from toolchain.errors import Violation
+from toolchain.errors import UsageError, Violation
 from toolchain.ir import make_input
 from toolchain.ir.weights import stored_shift
 from toolchain.mapping.synapse_memory import Format
 from toolchain.mapping.usage import Usage
+from toolchain.pipeline import compile_graph
 
 LOIHI, LOIHI2 = hw_targets.load("loihi"), hw_targets.load("loihi2")
 
@@ -28,8 +30,24 @@ def formats(n: int) -> frozenset[Format]:
 # Rule -> (target, cost model, limit key, usage of a given amount).
 CASES = {
     "compartments": (LOIHI, "nxtf", "compartments_per_core", lambda n: Usage(compartments=n)),
-    "compartment_configs": (LOIHI, "nxtf", "compartment_configs_per_core", lambda n: Usage(groups=n)),
-    "threshold_configs": (LOIHI, "nxtf", "threshold_configs_per_core", lambda n: Usage(groups=n)),
+    "compartment_configs": (
+        LOIHI,
+        "nxtf",
+        "compartment_configs_per_core",
+        lambda n: Usage(compartment_configs=frozenset((du, 0, 6, "zero", 0) for du in range(n))),
+    ),
+    "threshold_configs": (
+        LOIHI,
+        "nxtf",
+        "threshold_configs_per_core",
+        lambda n: Usage(threshold_configs=frozenset(range(n))),
+    ),
+    "destination_groups": (
+        LOIHI,
+        "nxtf",
+        "destination_groups_per_core",
+        lambda n: Usage(destination_groups=n),
+    ),
     "neuron_groups": (LOIHI2, "loihi2-fitted", "neuron_groups_per_core", lambda n: Usage(groups=n)),
     "input_axons": (LOIHI, "nxtf", "input_axons_per_core", lambda n: Usage(input_axons=n)),
     "output_axons": (LOIHI, "nxtf", "output_axons_per_core", lambda n: Usage(output_axons=n)),
@@ -39,6 +57,7 @@ CASES = {
         "output_axons_to_other_chips_per_core",
         lambda n: Usage(crossing_axons=n),
     ),
+    "synapses": (small_target(synapses_per_core=100), "nxtf", "synapses_per_core", lambda n: Usage(synapses=n)),
     "synapse_memory": (LOIHI, "nxtf", "synapse_words_per_core", lambda n: Usage(synapse_words=n)),
     "list_length": (LOIHI, "nxtf", "synapse_words_per_axon", lambda n: Usage(largest_list_words=n)),
     "synapse_formats": (LOIHI, "nxtf", "synapse_formats_per_core", lambda n: Usage(formats=formats(n))),
@@ -47,8 +66,20 @@ CASES = {
 
 
 def test_every_rule_has_a_case() -> None:
-    assert set(CASES) == {rule.__name__ for rule in rules.CORE_RULES}
-    assert all(rules.wording(rule).endswith(".") for rule in rules.CORE_RULES)
+    assert {*CASES, "delay_field"} == {rule.__name__ for rule in rules.CORE_RULES}
+    assert all(rules.wording(rule).endswith(".") for rule in (*rules.CORE_RULES, *rules.PROGRAM_RULES))
+
+
+@pytest.mark.parametrize(("bits", "most"), [(3, 1024), (4, 512), (5, 256), (6, 128)])
+def test_delays_take_their_bits_from_the_number_of_the_compartment(bits: int, most: int) -> None:
+    at, beyond = (rules.delay_field(Usage(compartments=n, delay_bits=bits), LOIHI, "nxtf") for n in (most, most + 1))
+    assert at is not None
+    assert beyond is not None
+    assert (at.limit, at.broken, beyond.broken) == (most, False, True)
+    assert str(bits) in at.rule
+    assert "NXTF" in at.source
+    assert rules.delay_field(Usage(compartments=5000), LOIHI, "nxtf") is None
+    assert rules.delay_field(Usage(compartments=5000, delay_bits=6), LOIHI2, "loihi2-fitted") is None
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -194,3 +225,41 @@ def test_more_chips_than_a_system_has() -> None:
     assert rules.check_mapping(mapping, target, 4) == ()
     (violation,) = rules.check_mapping(mapping, target, 5)
     assert (violation.rule, violation.value, violation.limit) == ("chips of one system", 5, 4)
+
+
+def test_a_board_is_found_by_name() -> None:
+    assert rules.board(LOIHI, "nahuku-32").chips == 32
+    with pytest.raises(UsageError, match="no board 'nahuku' for target 'loihi'") as refused:
+        rules.board(LOIHI, "nahuku")
+    assert "did you mean 'nahuku-" in str(refused.value)
+
+
+def test_the_mesh_of_a_board() -> None:
+    row = rules.mesh(LOIHI)
+    grid = rules.mesh(LOIHI, rules.board(LOIHI, "nahuku-32"))
+    assert row is not None
+    assert grid is not None
+    assert (row.columns, row.rows, row.cores_per_tile, row.chips_per_row) == (8, 4, 4, None)
+    assert grid.chips_per_row == 8
+    assert rules.mesh(LOIHI2) is None
+
+
+def test_nothing_is_compiled_for_a_chip_that_is_only_listed() -> None:
+    target = hw_targets.load("truenorth")
+    with pytest.raises(UsageError, match="nothing is compiled for truenorth") as refused:
+        compile_graph(network(), target)
+    assert target.why_not in str(refused.value)
+    rules.check_target(LOIHI)
+
+
+def test_what_fits_a_chip_of_which_little_is_known_fits_as_far_as_is_known() -> None:
+    state = compile_graph(network((16, 30, 8)), hw_targets.load("xylo"))
+    assert state.notes[-1] == ("check the limits", "all kept, as far as they are known")
+    assert rules.verdict(LOIHI) == "all kept"
+
+
+def test_a_layer_that_is_not_cut_takes_one_core() -> None:
+    target = small_target(compartments_per_core=10, cores_per_layer=2, cores_per_chip=20)
+    mapping = mapped(chain((4, 25)), target)
+    (violation,) = rules.check_mapping(mapping, target, 1)
+    assert (violation.rule, violation.where, violation.value, violation.limit) == ("cores of one layer", "fc1", 3, 2)

@@ -129,6 +129,7 @@ class Compilation:
                 encodings=self.options.encodings or default.encodings,
                 sign_lists=self.options.sign_lists or default.sign_lists,
             ),
+            input_on_chip=rules.input_on_chip(self.target),
         )
 
     def limits(self, usage: Usage) -> Sequence[Limit]:
@@ -146,6 +147,7 @@ class Compilation:
 
 
 def check_graph(state: Compilation) -> Compilation:
+    rules.check_target(state.target)
     state.graph.verify()
     synapses = sum(c.synapses.connectivity.n_synapses for c in state.graph.connections)
     neurons = sum(p.size for p in state.graph.populations)
@@ -212,7 +214,7 @@ def check_limits(state: Compilation) -> Compilation:
     every = (*state.violations, *violations)
     if every:
         raise DoesNotFit(f"{state.graph.name} does not fit {state.target.name}", every)
-    return state.done("all kept", violations=every)
+    return state.done(rules.verdict(state.target), violations=every)
 
 
 @dataclass(frozen=True)
@@ -240,6 +242,8 @@ STEPS = (
 
 Observer = Callable[[int, int, str, str, float], None]
 """Called after each step with its number, how many there are, its name, its note, and its seconds."""
+Beginning = Callable[[str], None]
+"""Called before each step with its name."""
 
 
 LAST_PASS = "check number formats"
@@ -253,6 +257,7 @@ def compile_graph(
     observe: Observer | None = None,
     *,
     until: str | None = None,
+    begins: Beginning | None = None,
 ) -> Compilation:
     """Run all steps, or those up to and including the one named `until`.
 
@@ -263,6 +268,8 @@ def compile_graph(
     state = Compilation(target, options or Options(), graph)
     for number, step in enumerate(STEPS, start=1):
         began = time.perf_counter()
+        if begins is not None:
+            begins(step.name)
         state = step.run(state)
         note = state.notes[-1][1]
         state = replace(state, notes=(*state.notes[:-1], (step.name, note)))

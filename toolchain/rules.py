@@ -1,23 +1,23 @@
 """The rules of a chip, one function each. Its docstring's first line is the wording that users read.
 
 Core rules take what a core uses and the target; they answer with the amount and the limit, or None where the target
-states no such limit. Program rules look at registers and formats. Nothing here knows a number: the numbers, with unit
-and source, stand in the target files.
+states no such limit. Rules about a whole program stand in `rules_program`. Nothing here knows a number: the numbers,
+with unit and source, stand in the target files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-from hw_targets import Limit as TargetLimit
-from hw_targets import Target, TargetError
-from toolchain.errors import UsageError, Violation
-from toolchain.ir import Program, stored_shift
+from hw_targets import System, Target, TargetError
+from toolchain.errors import UsageError, Violation, nearest
 from toolchain.mapping.cost_models import pool_use
+from toolchain.mapping.mesh import Mesh
 from toolchain.mapping.place import Mapping
 from toolchain.mapping.synapse_memory import Format
 from toolchain.mapping.usage import Limit, Usage
+from toolchain.rules_program import PROGRAM_RULES, ProgramRule, check_program, source_of
 
 
 def _limit(rule: str, value: int, key: str, target: Target) -> Limit | None:
@@ -27,24 +27,35 @@ def _limit(rule: str, value: int, key: str, target: Target) -> Limit | None:
     return Limit(rule, value, int(stated.value), stated.unit, source_of(stated))  # type: ignore[arg-type]
 
 
-def source_of(stated: TargetLimit) -> str:
-    """Where a number of a target file comes from, in short."""
-    return f"{', '.join(stated.source)}; {stated.mark}"
-
-
 def compartments(usage: Usage, target: Target, model: str) -> Limit | None:
     """A core updates no more compartments than it has."""
     return _limit("compartments", usage.compartments, "compartments_per_core", target)
 
 
+def delay_field(usage: Usage, target: Target, model: str) -> Limit | None:
+    """The bits of a synapse's delay are taken from the number of its compartment, so a core with delays has fewer."""
+    if not usage.delay_bits or "compartment_and_delay_bits" not in target:
+        return None
+    stated = target.limit("compartment_and_delay_bits")
+    most = 1 << max(0, int(stated.value) - usage.delay_bits)  # type: ignore[arg-type]
+    name = f"compartments beside {usage.delay_bits} delay bits"
+    return Limit(name, usage.compartments, most, "compartments", source_of(stated))
+
+
 def compartment_configs(usage: Usage, target: Target, model: str) -> Limit | None:
-    """Every slice takes one compartment configuration (decays, bias exponent) of its core."""
-    return _limit("compartment configurations", usage.groups, "compartment_configs_per_core", target)
+    """Every different set of decays, bias exponent, reset and refractory period on a core takes one configuration."""
+    found = len(usage.compartment_configs)
+    return _limit("compartment configurations", found, "compartment_configs_per_core", target)
 
 
 def threshold_configs(usage: Usage, target: Target, model: str) -> Limit | None:
-    """Every slice takes one threshold configuration of its core."""
-    return _limit("threshold configurations", usage.groups, "threshold_configs_per_core", target)
+    """Every different threshold on a core takes one configuration."""
+    return _limit("threshold configurations", len(usage.threshold_configs), "threshold_configs_per_core", target)
+
+
+def destination_groups(usage: Usage, target: Target, model: str) -> Limit | None:
+    """A slice of a feature map whose kernels are shared numbers its compartments in few interleaved groups."""
+    return _limit("destination groups", usage.destination_groups, "destination_groups_per_core", target)
 
 
 def neuron_groups(usage: Usage, target: Target, model: str) -> Limit | None:
@@ -70,6 +81,11 @@ def crossing_axons(usage: Usage, target: Target, model: str) -> Limit | None:
 def synapse_memory(usage: Usage, target: Target, model: str) -> Limit | None:
     """The synapse lists of a core, in words, fit its synaptic memory."""
     return _limit("synapse memory", usage.synapse_words, "synapse_words_per_core", target)
+
+
+def synapses(usage: Usage, target: Target, model: str) -> Limit | None:
+    """A core has room for so many synapses, however they are stored."""
+    return _limit("synapses", usage.synapses, "synapses_per_core", target)
 
 
 def list_length(usage: Usage, target: Target, model: str) -> Limit | None:
@@ -98,17 +114,22 @@ def memory_pool(usage: Usage, target: Target, model: str) -> Limit | None:
     return _limit("memory pool", pool.words, "pool_words_per_core", target)
 
 
+__all__ = ["PROGRAM_RULES", "ProgramRule", "check_program", "source_of"]
+
 CoreRule = Callable[[Usage, Target, str], "Limit | None"]
 
 CORE_RULES: tuple[CoreRule, ...] = (
     compartments,
+    delay_field,
     compartment_configs,
     threshold_configs,
+    destination_groups,
     neuron_groups,
     input_axons,
     output_axons,
     crossing_axons,
     synapse_memory,
+    synapses,
     list_length,
     synapse_formats,
     memory_pool,
@@ -120,14 +141,15 @@ def core_limits(usage: Usage, target: Target, model: str) -> list[Limit]:
     return [limit for rule in CORE_RULES if (limit := rule(usage, target, model)) is not None]
 
 
-def wording(rule: CoreRule) -> str:
+def wording(rule: CoreRule | ProgramRule) -> str:
     """What users read of a rule: the first line of its docstring."""
     return (rule.__doc__ or "").splitlines()[0]
 
 
 def stated_limit(rule: CoreRule, target: Target) -> Limit | None:
     """The limit of a rule on a target, whatever is used; None where the target states none."""
-    nothing = Usage(formats=frozenset({Format("sparse", "mixed", 8, 0, 6, 0)}))
+    widths = target.get("delay_bits", (0,))
+    nothing = Usage(delay_bits=min(widths), formats=frozenset({Format("sparse", "mixed", 8, 0, 6, 0)}))
     return rule(nothing, target, target.default_cost_model)
 
 
@@ -141,6 +163,53 @@ def cost_parameters(target: Target, model: str) -> dict[str, Any]:
         return target.parameters(model)
     except TargetError as error:
         raise UsageError(str(error)) from error
+
+
+def check_target(target: Target) -> None:
+    """Raise UsageError where nothing can be compiled for a chip, with the reason."""
+    if target.why_not:
+        raise UsageError(
+            f"nothing is compiled for {target.name}: it is listed for its limits only",
+            got=target.why_not,
+            remedy="choose another target: snnc targets",
+        )
+
+
+def verdict(target: Target) -> str:
+    """What it means that no rule is broken."""
+    return "all kept, as far as they are known" if target.partial else "all kept"
+
+
+def board(target: Target, name: str) -> System:
+    """A board or machine of the target by name: how many chips, and how they are joined.
+
+    Raises:
+        UsageError: the target names no such board.
+    """
+    boards = {system.name: system for system in target.systems}
+    if name not in boards:
+        raise UsageError(
+            f"no board {name!r} for target {target.name!r}", where="--board", allowed=nearest(name, boards)
+        )
+    return boards[name]
+
+
+def mesh(target: Target, system: System | None = None) -> Mesh | None:
+    """Where the cores of a target stand, or None where it does not say; chips stand in a row unless a board says."""
+    if "mesh_columns" not in target:
+        return None
+    rows_and_columns = system.grid.value if system is not None and system.grid is not None else None
+    return Mesh(
+        columns=int(target["mesh_columns"]),
+        rows=int(target["mesh_rows"]),
+        cores_per_tile=int(target["cores_per_tile"]),
+        chips_per_row=int(rows_and_columns[1]) if isinstance(rows_and_columns, tuple) else None,
+    )
+
+
+def input_on_chip(target: Target) -> bool:
+    """Whether neurons of the chip make the spikes of a rate input; where no source says otherwise they do."""
+    return bool(target.get("input_on_chip", True))
 
 
 def cores_per_chip(target: Target) -> int:
@@ -174,58 +243,13 @@ def check_weight_bits(weight_bits: int, target: Target) -> tuple[Violation, ...]
     )
 
 
-def check_program(program: Program, target: Target) -> Iterator[Violation]:
-    """Every register of the program exists on the chip, and its spikes carry what the chip's spikes can."""
-    payload_bits = int(target["spike_payload_bits"]) if target["spike_payload"] else 0
-    needed = 0 if program.input.on_host or program.input.payload_max == 1 else program.input.payload_max.bit_length()
-    if needed > payload_bits:
-        yield Violation(
-            "spikes carry no such payload",
-            program.input.name,
-            needed,
-            payload_bits,
-            "payload bits",
-            source_of(target.limit("spike_payload_bits")),
-            "train with input coding 'rate' or 'current', or choose a target with graded spikes (loihi2)",
-        )
-
-    def outside(where: str, value: int, key: str, remedy: str | None) -> Iterator[Violation]:
-        stated = target.limit(key)
-        broken = value < stated.value if key.endswith("_min") else value > stated.value  # type: ignore[operator]
-        if broken:
-            yield Violation(
-                key.replace("_", " "),
-                where,
-                value,
-                int(stated.value),  # type: ignore[arg-type]
-                stated.unit,
-                source_of(stated),
-                remedy,
-            )
-
-    threshold = program.input.parameters().get("threshold", 0)
-    yield from outside(f"{program.input.name}.threshold", threshold, "threshold_mantissa_max", None)
-    for p in program.populations:
-        yield from outside(f"{p.name}.vth", p.vth, "threshold_mantissa_max", "use fewer weight bits")
-        yield from outside(f"{p.name}.bias", int(abs(p.bias_mantissa).max(initial=0)), "bias_mantissa_max", None)
-        yield from outside(f"{p.name}.bias_exponent", p.bias_exponent, "bias_exponent_max", None)
-        yield from outside(f"{p.name}.du", p.du, "current_decay_max", None)
-        yield from outside(f"{p.name}.dv", p.dv, "voltage_decay_max", None)
-    for c in program.connections:
-        if program.input.on_host and c.source == program.input.name:
-            continue
-        register = c.synapses.exponent - stored_shift(c.synapses.sign_mode, c.synapses.weight_bits)
-        yield from outside(f"{c.name}.exponent", register, "weight_exponent_max", None)
-        yield from outside(f"{c.name}.exponent", register, "weight_exponent_min", None)
-
-
 def check_mapping(mapping: Mapping, target: Target, chips: int) -> tuple[Violation, ...]:
     """The finished mapping, rule by rule and core by core, and its cores against those of the chips."""
     found: list[Violation] = []
     told: set[tuple[str, str]] = set()
     for population, limit in mapping.impossible:
         told.add((population, limit.rule))
-        found.append(_violation(limit, population, "even one neuron alone breaks it"))
+        found.append(_violation(limit, population, f"even one neuron alone breaks it: {_alone(limit)}"))
     too_few = len(mapping.cores) > cores_per_chip(target) * chips
     for core in mapping.cores:
         # With too few chips there is no telling which axons cross: that the chips are too few is told once, below.
@@ -235,6 +259,20 @@ def check_mapping(mapping: Mapping, target: Target, chips: int) -> tuple[Violati
             if limit.broken and not any((name, limit.rule) in told for name in names):
                 where = f"core {core.index} ({', '.join(str(s) for s in core.slices)})"
                 found.append(_violation(limit, where, None))
+    for reason in mapping.reasons:
+        if reason.n_slices > int(target.get("cores_per_layer", reason.n_slices)):
+            stated = target.limit("cores_per_layer")
+            found.append(
+                Violation(
+                    "cores of one layer",
+                    reason.population,
+                    reason.n_slices,
+                    int(stated.value),  # type: ignore[arg-type]
+                    "cores",
+                    source_of(stated),
+                    "use smaller layers: a layer of this chip is not cut",
+                )
+            )
     system = target.limit("chips_per_system")
     if chips > int(system.value):  # type: ignore[arg-type]
         found.append(
@@ -254,6 +292,23 @@ def check_mapping(mapping: Mapping, target: Target, chips: int) -> tuple[Violati
             )
         )
     return tuple(found)
+
+
+ALONE = {
+    "input axons": "train with fewer sources for each neuron",
+    "output axons": "train with fewer targets for each neuron, or choose a chip whose cores hold more of them",
+    "words per input axon": "quantise to fewer bits, or train with fewer targets for each source",
+    "synapse memory": "quantise to fewer bits, or train with fewer synapses for each neuron",
+    "synapses": "train with fewer synapses for each neuron",
+}
+"""What helps where no slicing does, by rule."""
+
+
+def _alone(limit: Limit) -> str:
+    for rule, remedy in ALONE.items():
+        if limit.rule.startswith(rule):
+            return remedy
+    return "train a smaller network, or choose another target"
 
 
 def _violation(limit: Limit, where: str, remedy: str | None) -> Violation:

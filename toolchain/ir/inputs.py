@@ -48,6 +48,11 @@ class Input:
         """Largest value that one spike (or one injection) carries."""
         raise NotImplementedError
 
+    @property
+    def compartments(self) -> Compartments:
+        """The input neurons as compartments; only where `on_chip`."""
+        raise NotImplementedError
+
     def encode(self, samples: NDArray[np.integer], steps: int) -> NDArray[np.int64]:
         """What the input neurons send: shape (steps, n_samples, size), 0 for no spike, else the payload.
 

@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from toolchain.ir import Connectivity, Program
+from toolchain.ir import Compartments, Connectivity, Program
 from toolchain.mapping.region import Region
 from toolchain.mapping.synapse_memory import FormatChoice, Parameters, SliceCost, SynapseLists, cost_slice, cumulated
 from toolchain.mapping.usage import Limit, Usage
@@ -26,11 +26,15 @@ Limits = Callable[[Usage], Sequence[Limit]]
 
 @dataclass(frozen=True)
 class Costing:
-    """How synapses are charged: the cost model, its parameters and the formats that it may use."""
+    """How synapses are charged: the cost model, its parameters and the formats that it may use.
+
+    input_on_chip: whether neurons of the chip make the spikes of a rate input; else they come from outside.
+    """
 
     model: str
     parameters: Parameters
     choice: FormatChoice
+    input_on_chip: bool = True
 
     def cost(self, lists: SynapseLists, choice: FormatChoice | None = None) -> SliceCost:
         return cost_slice(self.model, lists, self.parameters, choice or self.choice)
@@ -93,16 +97,17 @@ def chip_lists(program: Program) -> dict[str, SynapseLists]:
 def partition(program: Program, costing: Costing, limits: Limits) -> Partition:
     """Slices of every population that stands on the chip (the input's neurons too, where they are compartments)."""
     lists = chip_lists(program)
-    sizes = {p.name: p.size for p in program.populations}
-    if program.input.on_chip:
-        sizes = {program.input.name: program.input.size, **sizes}
+    neurons = {p.name: p for p in program.populations}
+    if program.input.on_chip and costing.input_on_chip:
+        neurons = {program.input.name: program.input.compartments, **neurons}
+    sizes = {name: p.size for name, p in neurons.items()}
     entries = {name: np.zeros(size, np.int64) for name, size in sizes.items()}
     by_population: dict[str, list[Slice]] = {}
     reasons: list[Reason] = []
     impossible: list[tuple[str, Limit]] = []
     for name in reversed(sizes):
         entering = {c.name: lists[c.name] for c in program.into(name) if c.name in lists}
-        cutter = _Cutter(name, sizes[name], entering, entries[name], costing, limits)
+        cutter = _Cutter(name, sizes[name], neurons[name], entering, entries[name], costing, limits)
         slices, reason, never = cutter.cut()
         by_population[name] = slices
         reasons.append(reason)
@@ -121,6 +126,7 @@ class _Cutter:
 
     name: str
     size: int
+    neurons: Compartments
     entering: dict[str, SynapseLists]
     entries: NDArray[np.int64]
     costing: Costing
@@ -240,7 +246,9 @@ class _Cutter:
         """Neurons [start, stop) with their costs; connections share the core's format registers where they must."""
         start, stop = int(start), int(stop)
         lists = {name: self._window(name, start, stop) for name in self.entering}
+        region = Region.flat(self.size, start, stop)
         bare = Usage(compartments=stop - start, groups=1, output_axons=int(self.entries[start:stop].sum()))
+        bare = bare + Usage.of_registers(self.neurons, region)
         costs = {name: self.costing.cost(part) for name, part in lists.items()}
         usage = sum((Usage.of_synapses(cost) for cost in costs.values()), bare)
         registers = self.costing.choice.max_formats
@@ -248,7 +256,7 @@ class _Cutter:
             choice = replace(self.costing.choice, max_formats=max(1, registers // len(costs)))
             costs = {name: self.costing.cost(part, choice) for name, part in lists.items()}
             usage = sum((Usage.of_synapses(cost) for cost in costs.values()), bare)
-        return Slice(self.name, Region.flat(self.size, start, stop), usage, costs)
+        return Slice(self.name, region, usage, costs)
 
     def _window(self, name: str, start: int, stop: int) -> SynapseLists:
         """The synapses onto [start, stop), at a cost that grows with them alone."""

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
+from toolchain.ir import Compartments
+from toolchain.mapping.region import Region
 from toolchain.mapping.synapse_memory import Format, SliceCost
+
+CompartmentConfig = tuple[int, int, int, str, int]
+"""What a compartment configuration register holds: du, dv, bias exponent, reset, refractory steps."""
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Amounts that one slice or one core takes. Sums, but for the longest list (a maximum) and formats (a union).
+    """Amounts that one slice or one core takes. Sums, but for maxima (the longest list, delay bits, destination groups)
+    and unions (formats, and the different compartment and threshold configurations).
 
     compartments: neurons updated.  groups: slices, each with registers of its own.
     input_axons: source neurons with a synapse here, counted for each slice.
     output_axons: entries, one for each neuron and slice that it sends to (one more where that crosses chips:
     crossing_axons).  synapse_words: 64 bit words; payload, index, header and padding bits make them up.
+    delay_bits: of the widest delay field (0: none is stored).  destination_groups: of the slice with the most.
     """
 
     compartments: int = 0
@@ -29,7 +39,21 @@ class Usage:
     index_bits: int = 0
     header_bits: int = 0
     padding_bits: int = 0
+    delay_bits: int = 0
+    destination_groups: int = 0
     formats: frozenset[Format] = frozenset()
+    compartment_configs: frozenset[CompartmentConfig] = frozenset()
+    threshold_configs: frozenset[int] = frozenset()
+
+    @classmethod
+    def of_registers(cls, neurons: Compartments, region: Region) -> Usage:
+        """The configurations that the neurons of a region need, each different one once."""
+        common = (neurons.bias_exponent, neurons.reset, neurons.refractory)
+        decays = np.unique(np.stack(np.broadcast_arrays(*(_values(neurons, f, region) for f in ("du", "dv")))), axis=1)
+        return cls(
+            compartment_configs=frozenset((du, dv, *common) for du, dv in decays.T.tolist()),
+            threshold_configs=frozenset(_values(neurons, "vth", region).tolist()),
+        )
 
     @classmethod
     def of_synapses(cls, cost: SliceCost) -> Usage:
@@ -60,8 +84,18 @@ class Usage:
             index_bits=self.index_bits + other.index_bits,
             header_bits=self.header_bits + other.header_bits,
             padding_bits=self.padding_bits + other.padding_bits,
+            delay_bits=max(self.delay_bits, other.delay_bits),
+            destination_groups=max(self.destination_groups, other.destination_groups),
             formats=self.formats | other.formats,
+            compartment_configs=self.compartment_configs | other.compartment_configs,
+            threshold_configs=self.threshold_configs | other.threshold_configs,
         )
+
+
+def _values(neurons: Compartments, field: str, region: Region) -> NDArray[np.int32]:
+    """The different values of a register among the neurons of a region, or, where each has its own, all of them."""
+    value = getattr(neurons, field)
+    return np.array([value], np.int32) if np.ndim(value) == 0 else region.of(value).reshape(-1)
 
 
 @dataclass(frozen=True)

@@ -25,18 +25,27 @@ def target_table(targets: Sequence[Target]) -> Table:
         ("cost models", "wrap"),
     )
     for target in targets:
-        words = int(target["synapse_words_per_core"])
-        bits = int(target.parameters()["word_bits"])
         made.add_row(
             target.name,
             Text(target.title),
             f"{target['cores_per_chip']:,}",
             f"{target['compartments_per_core']:,} a core",
-            f"{words * bits / 8192:.0f} KiB a core",
+            _memory(target),
             "graded" if target["spike_payload"] else "binary",
             Text(", ".join(_model_name(target, name) for name in target.cost_models)),
         )
     return made
+
+
+def _memory(target: Target) -> str:
+    """Synapse memory of a core in the unit in which it is limited, or a dash where no limit of it is known."""
+    if "synapse_words_per_core" in target:
+        words, bits = int(target["synapse_words_per_core"]), int(target.parameters()["word_bits"])
+        return f"{words * bits / 8192:.0f} KiB a core"
+    if "kernel_memory_per_core" in target:
+        entries = target["kernel_memory_per_core"]
+        return f"{min(entries) // 1024} to {max(entries) // 1024} Ki kernel entries a core"
+    return f"{target['synapses_per_core']:,} synapses a core" if "synapses_per_core" in target else "-"
 
 
 def target_view(target: Target) -> RenderableType:
@@ -45,6 +54,12 @@ def target_view(target: Target) -> RenderableType:
         Text(f"{target.name}: {target.title}", style="bold"),
         Text(target.description),
     ]
+    if target.why_not:
+        parts.append(Text(f"NOT COMPILED FOR: {target.why_not}", style="bold yellow"))
+    elif target.partial:
+        parts.append(
+            Text("KNOWN LIMITS ONLY: what fits here fits as far as is known; see what is not modelled", "bold yellow")
+        )
     if target.fitted:
         parts.append(Text("FITTED: parts of this description are not published; see the marks", style="bold yellow"))
     parts += [Text(), _numbers("limits", target.limits), Text(), _numbers("number formats", target.numbers)]
@@ -99,13 +114,15 @@ def _systems(target: Target) -> Table:
         ("name", "left"),
         ("title", "wrap"),
         ("chips", "right"),
+        ("rows x columns", "left"),
         ("source", "wrap"),
         ("mark", "left"),
         ("note", "wrap"),
     )
     for system in target.systems:
         sources, note = Text(", ".join(system.source)), Text(system.note)
-        made.add_row(system.name, Text(system.title), f"{system.chips:,}", sources, system.mark, note)
+        grid = "-" if system.grid is None else f"{_value(system.grid.value).replace(' ', ' x ')} ({system.grid.mark})"
+        made.add_row(system.name, Text(system.title), f"{system.chips:,}", grid, sources, system.mark, note)
     return made
 
 
