@@ -36,6 +36,7 @@ COST_MODELS: Mapping[str, str] = {
     "nxtf": "toolchain.mapping.cost_models:cost_nxtf",
     "nengo": "toolchain.mapping.cost_models:cost_nengo",
     "loihi2-fitted": "toolchain.mapping.cost_models:cost_loihi2_fitted",
+    "count": "toolchain.mapping.cost_count:cost_count",
 }
 
 ENCODINGS = ("dense1", "dense2", "sparse", "runlength")
