@@ -110,7 +110,7 @@ def test_inspect(snnc, build):
     assert "fc1" in snnc.out
     snnc.refused("inspect", build, "--layer", "fc11", says=("fc11", "did you mean 'fc1'"))
     snnc.refused("inspect", build, "--core", 99, says=("99",))
-    snnc.refused("inspect", build, code=2, says=("choose one of --core, --layer and --why",))
+    snnc.refused("inspect", build, code=2, says=("choose one of --core, --layer, --neuron and --why",))
 
 
 def test_targets(snnc):
@@ -133,6 +133,27 @@ def test_simulate_saves_the_spikes_that_it_counts(snnc, build, tmp_path):
     assert figures["samples"] == 20
     assert snnc("simulate", build, "--samples", 20) == 0
     assert "20 test samples" in snnc.out
+
+
+def test_a_place_for_spikes_is_checked_before_the_work(snnc, build, tmp_path, monkeypatch):
+    from toolchain.backends import reference
+
+    def never(*_, **__):
+        raise AssertionError("simulated for nothing")
+
+    monkeypatch.setattr(reference, "run", never)
+    snnc.refused("simulate", build, "--save-spikes", tmp_path / "no" / "s.npz", says=("could not write", "s.npz"))
+    snnc.refused("simulate", build, "--save-spikes", tmp_path, code=2, says=("is a directory",))
+    assert not list(tmp_path.iterdir())
+
+
+def test_where_a_neuron_is(snnc, build):
+    assert snnc("inspect", build, "--neuron", "fc1:3") == 0
+    assert "fc1[3] is neuron 3 of" in snnc.out
+    assert "on core 0 of chip 0" in snnc.out
+    for wrong in ("fc1:999", "fc1:", "fc1:1,2", "fc1:x"):
+        snnc.refused("inspect", build, "--neuron", wrong, says=("fc1 has no such neuron", "0 to "))
+    snnc.refused("inspect", build, "--neuron", "fc9:1", says=("no layer 'fc9'",))
 
 
 def test_verify_without_lava(snnc, build):

@@ -72,7 +72,9 @@ def test_a_step_before_its_time_is_our_own_fault() -> None:
 def test_the_observer_sees_every_step_and_nothing_is_changed() -> None:
     graph, seen = network(), []
     before = [c.synapses.weights.copy() for c in graph.connections]
-    state = compile_graph(graph, LOIHI, observe=lambda *about: seen.append(about))
+    begun: list[str] = []
+    state = compile_graph(graph, LOIHI, observe=lambda *about: seen.append(about), begins=begun.append)
+    assert begun == [step.name for step in STEPS]
     assert [(number, of, name) for number, of, name, _, _ in seen] == [
         (k, len(STEPS), step.name) for k, step in enumerate(STEPS, start=1)
     ]

@@ -77,7 +77,9 @@ def facts(state: Compilation, loading: Sequence[Diagnostic]) -> dict[str, Any]:
 
     def dense() -> CoreMapping | None:
         program = report.dense_program(state.whole)  # with the neurons that pruning left without synapses
-        return None if program is None else map_program(program, state)
+        if program is None:
+            return None
+        return state.mapping if program == state.program else map_program(program, state)
 
     return report.build_report(
         state.program,

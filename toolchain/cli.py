@@ -239,7 +239,8 @@ def _compiled(graph: Graph, target: Target, options: Options, observe: Observer 
     from toolchain.remedies import find_remedies
 
     try:
-        return compile_graph(graph, target, options, observe)
+        with err.status("compiling ...") as status:
+            return compile_graph(graph, target, options, observe, begins=lambda step: status.update(f"{step} ..."))
     except DoesNotFit as error:
         if all(violation.remedy for violation in error.violations):
             raise  # each says already what to do
@@ -289,8 +290,10 @@ def _compile(
     for diagnostic in loaded.diagnostics:
         err.print(escape(str(diagnostic)))
     state = _compiled(loaded.graph, target, options, _print_step)
-    facts = build.facts(state, loaded.diagnostics)
-    digest = build.write_build(state, facts, output, force=force, emit_images=emit_images)
+    with err.status("the dense network, for comparison ...") as status:
+        facts = build.facts(state, loaded.diagnostics)
+        status.update(f"writing {escape(str(output))} ...")
+        digest = build.write_build(state, facts, output, force=force, emit_images=emit_images)
     report.render_text({**facts, "build_hash": digest}, out)
     names = ", ".join(sorted(path.name for path in output.iterdir()))
     out.print(f"wrote {output}/ ({names})  build {digest}  {time.perf_counter() - began:.1f} s")
@@ -365,21 +368,25 @@ def report_command(
 @click.argument("build_dir", type=click.Path(path_type=Path))
 @click.option("--core", type=int, help="Everything about one core.")
 @click.option("--layer", help="Everything about one layer.")
+@click.option("--neuron", help="Where a neuron is: conv1:3,0,7 (channel, row, column) or fc1:17.")
 @click.option("--why", help="Why a layer takes as many cores as it takes.")
-def inspect(build_dir: Path, core: int | None, layer: str | None, why: str | None) -> None:
-    """Look into one core or one layer of a build."""
+def inspect(build_dir: Path, core: int | None, layer: str | None, neuron: str | None, why: str | None) -> None:
+    """Look into one core, one layer or one neuron of a build."""
     from toolchain import report
     from toolchain.build import load_build
 
-    if sum(x is not None for x in (core, layer, why)) != 1:
-        raise UsageError("choose one of --core, --layer and --why")
+    if sum(x is not None for x in (core, layer, neuron, why)) != 1:
+        raise UsageError("choose one of --core, --layer, --neuron and --why")
     build = load_build(build_dir)
     state = build.compilation()
-    mapping = build.mapping()
+    with err.status("finding the mapping again ..."):
+        mapping = build.mapping()
     if core is not None:
         shown = report.inspect_core(build.program, mapping, state.limits, core)
     elif layer is not None:
         shown = report.inspect_layer(build.program, mapping, state.limits, layer)
+    elif neuron is not None:
+        shown = report.inspect_neuron(build.program, mapping, neuron)
     else:
         assert why is not None
         shown = report.why(build.program, mapping, state.limits, why)
@@ -423,7 +430,9 @@ def _samples(build: Build, data_dir: Path | None, count: int | None) -> tuple[ND
 @click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Folder with the data set's files.")
 @click.option("--samples", type=click.IntRange(1), help="How many test samples (default: all).")
 @click.option("--deadline", type=float, help="Seconds after which Lava is stopped (default: from the work).")
-@click.option("--save-spikes", type=click.Path(path_type=Path), help="Write every spike to an .npz file.")
+@click.option(
+    "--save-spikes", type=click.Path(path_type=Path, dir_okay=False), help="Write every spike to an .npz file."
+)
 @click.option("--json", "as_json", is_flag=True, help="Figures as JSON.")
 def simulate(
     build_dir: Path,
@@ -441,14 +450,16 @@ def simulate(
     with _needs_extra("onnx"):
         run = simulation.backend(backend)
     build = load_build(build_dir)
+    options = _backend_options(backend, deadline)
     x, y = _samples(build, data_dir, samples)
-    with _progress(f"{backend}, {len(x)} samples") as progress:
-        trace = run(build.program, x, progress=progress, **_backend_options(backend, deadline))
+    # The file is opened first: a place that cannot be written is told before the work, not after it.
+    with _spike_file(save_spikes) as save, _progress(f"{backend}, {len(x)} samples") as progress:
+        record = None if save_spikes is not None else ()
+        trace = run(build.program, x, progress=progress, record=record, **options)
+        save(trace)
     operations = simulation.synaptic_operations(build.program, trace)
     spikes = {name: float(counts.sum(axis=1).mean()) for name, counts in trace.counts.items()}
     estimate = report.energy(build.report, build.target, spikes, synaptic_operations=operations)
-    if save_spikes is not None:
-        _save_spikes(save_spikes, trace)
     if as_json:
         figures = {
             "backend": backend,
@@ -469,9 +480,12 @@ def simulate(
         mean = spikes[name]
         silent = int((counts.sum(axis=0) == 0).sum())
         into = sum(operations[c.name] for c in build.program.into(name))
-        table.add_row(
-            name, str(counts.shape[1]), f"{mean:.1f}", f"{mean / counts.shape[1]:.3f}", str(silent), f"{into:.0f}"
+        fired = (
+            ("readout", "-", "-")
+            if name in trace.potentials
+            else (f"{mean:.1f}", f"{mean / counts.shape[1]:.3f}", silent)
         )
+        table.add_row(name, str(counts.shape[1]), *map(str, fired), f"{into:.0f}")
     out.print(table)
     rate = len(x) / trace.seconds
     out.print(
@@ -492,13 +506,23 @@ def _backend_options(backend: str, deadline: float | None) -> dict[str, Any]:
     return {"deadline_s": deadline}
 
 
-def _save_spikes(path: Path, trace: Trace) -> None:
+@contextlib.contextmanager
+def _spike_file(path: Path | None) -> Iterator[Callable[[Trace], None]]:
+    """What writes every spike (and a readout's potentials as NAME.potential) to a file; nothing without a path."""
+    if path is None:
+        yield lambda trace: None
+        return
     import numpy as np
 
     from toolchain.files import atomic_write
 
     with atomic_write(path) as stream:
-        np.savez_compressed(stream, allow_pickle=False, **dict(trace.spikes))
+        yield lambda trace: np.savez_compressed(
+            stream,
+            allow_pickle=False,
+            **trace.spikes,
+            **{f"{name}.potential": values for name, values in trace.potentials.items()},
+        )
 
 
 @cli.command()
@@ -610,7 +634,7 @@ def demo(output: Path, target_name: str, without_lava: bool) -> None:
     layer = load_build(build_dir).program.populations[0].name
     ctx = click.get_current_context()
     _say(f"snnc inspect {build_dir} --why {layer}")
-    ctx.invoke(inspect, build_dir=build_dir, core=None, layer=None, why=layer)
+    ctx.invoke(inspect, build_dir=build_dir, why=layer)
     _say(f"snnc simulate {build_dir}")
     ctx.invoke(simulate, build_dir=build_dir, backend="reference")
     _say(f"snnc verify {build_dir}" + (" --without-lava" if without_lava else ""))
