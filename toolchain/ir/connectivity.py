@@ -13,6 +13,9 @@ from scipy import sparse
 from toolchain.errors import SnncError
 from toolchain.ir.pattern import Pattern, Product
 
+_PART = 1 << 22
+"""Synapses that are added up at a time."""
+
 
 @dataclass(frozen=True, eq=False)
 class Connectivity(Pattern):
@@ -82,7 +85,7 @@ class Connectivity(Pattern):
     def fan_out(self) -> NDArray[np.int64]:
         return np.diff(self.indptr)
 
-    @property
+    @cached_property
     def fan_in(self) -> NDArray[np.int64]:
         return np.bincount(self.targets, minlength=self.n_targets).astype(np.int64)
 
@@ -98,14 +101,23 @@ class Connectivity(Pattern):
         return lambda payload: (matrix @ payload.T).T
 
     def target_sums(self, values: NDArray[Any]) -> NDArray[Any]:
-        # bincount adds in float64: exact for integers, no sum of which comes near 2**53 here.
-        sums = np.bincount(self.targets, values.astype(np.float64), minlength=self.n_targets)
+        # bincount adds in float64: exact for integers, no sum of which comes near 2**53 here. So integers may be added
+        # in parts, which keeps the float64 copies small; a sum of floats is taken in one piece, in order.
+        exact = np.issubdtype(values.dtype, np.integer)
+        part = _PART if exact else max(1, len(values))
+        sums = np.zeros(self.n_targets)
+        for first in range(0, len(values), part):
+            at = slice(first, first + part)
+            sums += np.bincount(self.targets[at], values[at], minlength=self.n_targets)
         return sums.astype(np.result_type(values, np.int64))
 
     def keep_weights(self, keep: NDArray[np.bool_]) -> Connectivity:
-        before = np.zeros(len(keep) + 1, np.int64)
-        np.cumsum(keep, out=before[1:])
-        return Connectivity(self.n_sources, self.n_targets, before[self.indptr], self.targets[keep])
+        return Connectivity(self.n_sources, self.n_targets, self._ends(keep), self.targets[keep])
+
+    def _ends(self, keep: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """The list pointers when only the marked synapses are left."""
+        dropped = np.flatnonzero(~keep)
+        return self.indptr - np.searchsorted(dropped, self.indptr)
 
     def dense(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
         """The given values as a dense (n_targets, n_sources) array, zero where no synapse is. For small layers."""
@@ -115,10 +127,8 @@ class Connectivity(Pattern):
 
     def select(self, sources: NDArray[np.bool_], targets: NDArray[np.bool_]) -> tuple[Connectivity, NDArray[np.bool_]]:
         keep = np.repeat(sources, self.fan_out) & targets[self.targets]
-        before = np.zeros(len(keep) + 1, np.int64)
-        np.cumsum(keep, out=before[1:])
         # Lists of sources that are not kept are empty by now: their ends are simply left out.
-        indptr = np.concatenate([[0], before[self.indptr[1:]][sources]])
+        indptr = np.concatenate([[0], self._ends(keep)[1:][sources]])
         new_target = np.cumsum(targets, dtype=np.int32) - np.int32(1)
         chosen = Connectivity(int(sources.sum()), int(targets.sum()), indptr, new_target[self.targets[keep]])
         return chosen, keep
@@ -138,11 +148,10 @@ class Connectivity(Pattern):
         if ok and len(self.targets):
             ok = int(self.targets.min()) >= 0 and int(self.targets.max()) < self.n_targets
             if ok:
-                step = np.diff(self.targets.astype(np.int64))
+                ascends = self.targets[1:] > self.targets[:-1]
                 starts = self.indptr[1:-1]
-                inner = np.ones(len(step), bool)
-                inner[starts[(starts > 0) & (starts < len(self.targets))] - 1] = False
-                ok = bool(np.all(step[inner] > 0))
+                ascends[starts[(starts > 0) & (starts < len(self.targets))] - 1] = True
+                ok = bool(ascends.all())
         if not ok:
             raise SnncError(
                 "the synapse lists are damaged",
