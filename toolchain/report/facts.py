@@ -23,6 +23,7 @@ from toolchain.report.names import operation, synapses_title
 
 SCHEMA_VERSION = 1
 STATEMENT = "estimate, executed on nothing"
+COUNTED = "bare weights; the chip's rule is not public"
 MEMORY_RULE = "synapse memory"
 """The rule whose amount is words of synaptic memory (toolchain.rules.synapse_memory)."""
 CHOSEN_RULES = frozenset({"synapse formats", "compartment configurations", "threshold configurations", "neuron groups"})
@@ -410,14 +411,15 @@ def _rules(found: Iterable[Sequence[Limit]]) -> Facts:
 
 
 def _target(target: Target, mapping: CoreMapping, word_bits: int) -> Facts:
-    words = int(target["synapse_words_per_core"])
+    words = target.get("synapse_words_per_core")
     return {
         "name": target.name,
         "title": target.title,
         "fitted": target.fitted,
+        "partial": target.partial,
         "cores_per_chip": mapping.cores_per_chip,
         "synapse_words_per_core": words,
-        "synapse_memory_kib_per_core": kib(words, word_bits),
+        "synapse_memory_kib_per_core": None if words is None else kib(words, word_bits),
         "word_bits": word_bits,
     }
 
@@ -426,7 +428,7 @@ def _cost_model(target: Target, name: str) -> Facts:
     model = target.cost_models[name]
     return {
         "name": name,
-        "label": "fitted, not published" if model.fitted else "published rule",
+        "label": "fitted, not published" if model.fitted else COUNTED if name == "count" else "published rule",
         "description": model.description,
         "sources": sorted({source for limit in model.parameters.values() for source in limit.source}),
     }

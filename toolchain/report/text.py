@@ -136,13 +136,16 @@ def _summary(report: Facts, console: Console) -> None:
         .append("" if report["fits"] else "   DOES NOT FIT", style="bold red")
     )
     model = report["cost_model"]
+    known = target["synapse_memory_kib_per_core"]
+    room = "" if known is None else f" x {known:.0f} KiB"
     line(console, "", f"{report['statement']}" + (f"   build {report['build_hash']}" if report["build_hash"] else ""))
     line(
         console,
         "target",
-        f"{target['title']}, {plural(totals['chips'], 'chip')} x {target['cores_per_chip']} cores x "
-        f"{target['synapse_memory_kib_per_core']:.0f} KiB",
+        f"{target['title']}, {plural(totals['chips'], 'chip')} x {plural(target['cores_per_chip'], 'core')}{room}",
     )
+    if target["partial"]:
+        line(console, "", "how it stores synapses is not known: what is known of its limits was checked, nothing else")
     line(console, "cost model", f"{model['name']} ({model['label']}; sources {', '.join(model['sources'])})")
     entry = network["input"]
     steps = network["steps_per_sample"]
