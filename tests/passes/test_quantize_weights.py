@@ -25,7 +25,7 @@ from toolchain.ir import (
     stored_shift,
 )
 from toolchain.passes.drop_zero_synapses import DropZeroSynapses
-from toolchain.passes.quantize_weights import QuantizeWeights
+from toolchain.passes.quantize_weights import QuantizeWeights, squared_errors
 
 
 def one_layer(*weights: np.ndarray, step: float | None = None, bits: int | None = None) -> Graph:
@@ -188,3 +188,17 @@ def test_dropping_zeros_changes_no_spike(graph: Graph, bits: int, data) -> None:
     one, other = physical.run(quantised.dequantise(), samples), physical.run(smaller.dequantise(), samples)
     for name in one.spikes:
         assert np.array_equal(one.spikes[name], other.spikes[name])
+
+
+@pytest.mark.parametrize("n", [1, 7, 3000])
+@pytest.mark.parametrize(("low", "high"), [(-128, 127), (-2, 1), (0, 255)])
+def test_squared_errors_of_many_steps_are_those_of_rounding_with_each(n: int, low: int, high: int) -> None:
+    random = np.random.default_rng(n)
+    for weights in (random.normal(0, 1, n), random.integers(-20, 20, n) * 0.125, np.ones(n)):
+        weights = np.abs(weights).astype(np.float32) if low == 0 else weights.astype(np.float32)
+        steps = np.array([1.0, 0.5, 0.125, 0.01, 0.003])
+        exact = weights.astype(np.float64)
+        expected = [float(np.square(np.clip(np.rint(exact / s), low, high) * s - exact).sum()) for s in steps]
+        found = squared_errors(weights, steps, low, high)
+        assert np.allclose(found, expected, rtol=1e-9, atol=1e-12 * float(np.square(exact).sum()))
+        assert int(found.argmin()) == int(np.argmin(expected))

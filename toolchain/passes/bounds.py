@@ -43,10 +43,9 @@ class Bounds:
 
 def sum_bounds(synapses: IntegerSynapses, payload_max: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Least and greatest synaptic sum of every target neuron, over all patterns of spikes; shape (n_targets,)."""
-    values = synapses.values * payload_max
-    pattern = synapses.connectivity
-    low, high = pattern.target_sums(np.minimum(values, 0)), pattern.target_sums(np.maximum(values, 0))
-    return low.astype(np.int64), high.astype(np.int64)
+    mantissa, pattern = synapses.mantissa, synapses.connectivity
+    unit = payload_max << synapses.exponent
+    return pattern.target_sums(np.minimum(mantissa, 0)) * unit, pattern.target_sums(np.maximum(mantissa, 0)) * unit
 
 
 def state_bounds(program: Program) -> tuple[Bounds, ...]:

@@ -22,6 +22,8 @@ from toolchain.ir import (
 
 SEARCH_SAMPLE = 200_000
 """Weights looked at when the step is searched; evenly spaced, so that the result is reproducible."""
+PART = 1 << 20
+"""Weights rounded at a time, so that no copies of all of them in float64 are made."""
 SEARCH_FRACTIONS = np.linspace(1.0, 0.35, 40)
 """Candidate steps, as parts of the one that clips nothing."""
 
@@ -108,11 +110,8 @@ class QuantizeWeights:
         )
         if full == 0.0:
             return None
-        some = weights[:: max(1, len(weights) // SEARCH_SAMPLE)].astype(np.float64)
-        errors = [
-            float(np.square(np.clip(np.rint(some / (full * f)), low, high) * full * f - some).sum())
-            for f in SEARCH_FRACTIONS
-        ]
+        some = weights[:: max(1, len(weights) // SEARCH_SAMPLE)]
+        errors = squared_errors(some, full * SEARCH_FRACTIONS, low, high)
         return full * float(SEARCH_FRACTIONS[int(np.argmin(errors))])
 
     def _range(self, connection: Connection) -> tuple[int, int]:
@@ -134,13 +133,19 @@ class QuantizeWeights:
         sign_mode = _sign_mode(weights)
         low, high = self._range(connection)
         step = base * 2.0**exponent
-        exact = weights.astype(np.float64) / step
-        nearest = np.rint(exact)
-        mantissa = np.clip(nearest, low, high).astype(np.int16)
-        clipped = int(((nearest < low) | (nearest > high)).sum())
-        zeroed = int(((mantissa == 0) & (weights != 0)).sum())
-        noise = float(np.square(mantissa - exact).sum())
-        signal = float(np.square(exact).sum())
+        mantissa = np.empty(len(weights), np.int16)
+        clipped = zeroed = 0
+        noise = signal = largest = 0.0
+        for first in range(0, len(weights), PART):
+            part = slice(first, first + PART)
+            exact = weights[part].astype(np.float64) / step
+            nearest = np.rint(exact)
+            mantissa[part] = rounded = np.clip(nearest, low, high)
+            clipped += int(((nearest < low) | (nearest > high)).sum())
+            zeroed += int(((rounded == 0) & (exact != 0)).sum())
+            noise += float(np.square(rounded - exact).sum())
+            signal += float(np.square(exact).sum())
+            largest = max(largest, float(np.abs(exact).max()) * step)
         ratio = f"signal to noise {10 * math.log10(signal / noise):.1f} dB" if noise and signal else "exact"
         where = connection.name
         diagnostics.append(
@@ -153,7 +158,6 @@ class QuantizeWeights:
             )
         )
         if clipped:
-            largest = float(np.abs(exact).max()) * step
             diagnostics.append(
                 Diagnostic(
                     "QNT002", where, f"{clipped} weights clipped", clipped, f"largest magnitude was {largest:.4g}"
@@ -167,6 +171,26 @@ class QuantizeWeights:
         return QuantisedConnection(
             connection.name, connection.source, connection.target, synapses, base, connection.delay
         )
+
+
+def squared_errors(
+    weights: NDArray[np.float32], steps: NDArray[np.float64], low: int, high: int
+) -> NDArray[np.float64]:
+    """Sum of the squared changes that rounding to each step s makes: sum((clip(rint(w / s), low, high) * s - w)**2).
+
+    The weights are sorted once. Those that become the same mantissa m then stand together, and with their number n,
+    their sum and the sum of their squares they contribute n (m s)**2 - 2 m s sum + squares.
+    """
+    ordered = np.sort(weights).astype(np.float64)
+    sums, squares = (np.concatenate([[0.0], np.cumsum(part)]) for part in (ordered, ordered * ordered))
+    mantissas = np.arange(low, high + 1)
+    errors = np.empty(len(steps))
+    for k, step in enumerate(steps.tolist()):
+        ends = np.searchsorted(ordered, (mantissas[:-1] + 0.5) * step)
+        ends = np.concatenate([[0], ends, [len(ordered)]])
+        value = mantissas * step
+        errors[k] = squares[-1] + np.sum(np.diff(ends) * value * value - 2 * value * np.diff(sums[ends]))
+    return errors
 
 
 def _sign_mode(weights: NDArray[np.float32]) -> str:
