@@ -246,7 +246,7 @@ def test_other_dictionaries(tmp_path):
 
 
 def test_newer_version(tmp_path):
-    content = model(version=2, versions={"snnc": "9.1"})
+    content = model(version=3, versions={"snnc": "9.1"})
     refused(saved(tmp_path, content), "newer snnc (9.1)", "update snnc")
 
 
