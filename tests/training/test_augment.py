@@ -5,7 +5,7 @@ import torch
 from toolchain.training.augment import affine
 from toolchain.training.recipe import Augment
 
-SHAPE = (9, 9)
+SHAPE = (1, 9, 9)
 
 
 def generator(seed=0):

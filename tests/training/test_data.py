@@ -41,7 +41,7 @@ def test_mnist_zipped_or_not_and_from_the_folder_above(folder, tmp_path_factory)
     found = data.load("mnist", folder)
     assert found.train_x.shape == (7, 20)
     assert found.test_x.shape == (3, 20)
-    assert found.shape == (4, 5)
+    assert found.shape == (1, 4, 5)
     assert found.train_x.dtype == np.uint8
     assert found.train_y.dtype == np.int64
     above = tmp_path_factory.mktemp("above")

@@ -13,7 +13,7 @@ def test_leaving_out_unused_neurons_changes_neither_spikes_nor_gradients(small, 
     recipe = small.resolve(
         {"input.coding": coding, "network.bias": bias, "quantise.aware": aware, "network.hidden": [40, 30]}
     )
-    network = SpikingNetwork(recipe, 64, 10)
+    network = SpikingNetwork(recipe, (1, 8, 8), 10)
     generator = torch.Generator().manual_seed(2)
     for layer in network.layers:
         keep = torch.rand(layer.weight.shape, generator=generator) < 0.1
@@ -46,7 +46,7 @@ def test_leaving_out_unused_neurons_changes_neither_spikes_nor_gradients(small, 
 
 @pytest.mark.parametrize("coding", ["rate", "graded", "current"])
 def test_the_training_pass_computes_what_is_deployed(small, coding):
-    network = SpikingNetwork(small.resolve({"input.coding": coding}), 64, 10)
+    network = SpikingNetwork(small.resolve({"input.coding": coding}), (1, 8, 8), 10)
     for layer in network.layers:
         layer.weight.data.mul_(4)
     network.fit_grids()
@@ -55,6 +55,6 @@ def test_the_training_pass_computes_what_is_deployed(small, coding):
 
 
 def test_initial_weights_have_the_bounds_of_torch(small):
-    network = SpikingNetwork(small, 64, 10)
+    network = SpikingNetwork(small, (1, 8, 8), 10)
     assert float(network.layers[0].weight.detach().abs().max()) == pytest.approx(1 / 8, rel=0.01)
     assert float(network.layers[1].weight.detach().abs().max()) == pytest.approx(1 / 32**0.5, rel=0.03)

@@ -49,7 +49,7 @@ def deployed(model, x):
         if index == 0 and inputs["offset"]:
             bias = bias + (mantissa * step).sum(1) * inputs["offset"]
         bias = bias * 64 * vth / (layer["neuron"]["threshold"] * tau)
-        exponent = 0
+        exponent = 6 if host else 0
         while np.rint(np.abs(bias).max() / 2**exponent) > 4095 and exponent < 7:
             exponent += 1
         bias = np.clip(np.rint(bias / 2**exponent), -4095, 4095).astype(np.int64) << exponent

@@ -1,4 +1,4 @@
-"""Random affine changes of a batch of images, as one grid and one interpolation."""
+"""Random changes of a batch of images: affine ones as one grid and one interpolation, windows, reflections."""
 
 from __future__ import annotations
 
@@ -11,12 +11,38 @@ from torch.nn import functional
 from toolchain.training.recipe import Augment
 
 
-def affine(images: Tensor, shape: tuple[int, int], ranges: Augment, generator: torch.Generator) -> Tensor:
+def augment(images: Tensor, shape: tuple[int, int, int], ranges: Augment, generator: torch.Generator) -> Tensor:
+    """Images uint8 (B, channels * rows * columns), changed at random as `ranges` say; the same shape and type."""
+    if ranges.affine:
+        images = affine(images, shape, ranges, generator)
+    if ranges.crop:
+        images = crop(images, shape, ranges.crop, generator)
+    return flip(images, shape, generator) if ranges.flip else images
+
+
+def crop(images: Tensor, shape: tuple[int, int, int], margin: int, generator: torch.Generator) -> Tensor:
+    """Each image moved by whole pixels, up to `margin` in each direction; outside is 0."""
+    count, (_, rows, columns) = len(images), shape
+    padded = functional.pad(images.view(count, *shape), (margin,) * 4)
+    first = torch.randint(2 * margin + 1, (2, count, 1), generator=generator)
+    y, x = first[0] + torch.arange(rows), first[1] + torch.arange(columns)
+    chosen = padded[torch.arange(count)[:, None, None], :, y[:, :, None], x[:, None, :]]
+    return chosen.permute(0, 3, 1, 2).reshape(count, -1)
+
+
+def flip(images: Tensor, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
+    """Each image left and right exchanged, or not, with equal chances."""
+    chosen = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
+    maps = images.view(-1, *shape)
+    return torch.where(chosen, maps.flip(3), maps).flatten(1)
+
+
+def affine(images: Tensor, shape: tuple[int, int, int], ranges: Augment, generator: torch.Generator) -> Tensor:
     """Each image rotated, sheared, scaled and shifted by random amounts, uniform within the ranges.
 
-    images: uint8 (B, rows * columns).  Returns uint8 of the same shape, rounded to nearest; outside is 0.
+    images: uint8 (B, channels * rows * columns).  Returns uint8 of the same shape, rounded to nearest; outside is 0.
     """
-    count, (rows, columns) = len(images), shape
+    count, (_, rows, columns) = len(images), shape
     # Columns: angle, shear, scale, shift in x, shift in y; each uniform in -1..1.
     draw = torch.rand(count, 5, generator=generator).mul_(2).sub_(1)
     angle = draw[:, 0] * math.radians(ranges.rotate)
@@ -33,7 +59,7 @@ def affine(images: Tensor, shape: tuple[int, int], ranges: Augment, generator: t
         ),
         dim=-1,
     )
-    moved = functional.grid_sample(images.view(count, 1, rows, columns).float(), grid, align_corners=False)
+    moved = functional.grid_sample(images.view(count, *shape).float(), grid, align_corners=False)
     return moved.round_().clamp_(0, 255).to(torch.uint8).view(count, -1)
 
 

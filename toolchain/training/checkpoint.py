@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import pickle
 import platform
 from pathlib import Path
@@ -15,10 +16,14 @@ import toolchain
 from toolchain.errors import SnncError
 from toolchain.files import atomic_write
 from toolchain.training import quantise
+from toolchain.training.architecture import READOUT, NeuronOptions
+from toolchain.training.layers import ToMap, Weights
 from toolchain.training.modules import SpikingNetwork
 
 CHECKPOINT_VERSION = 1
-MODEL_VERSION = 1
+MODEL_VERSION = 2
+PLAIN_VERSION = 1
+"""Of networks that need no more than dense layers of leaky neurons."""
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
@@ -72,52 +77,14 @@ def model(network: SpikingNetwork, masks: list[Tensor], metrics: dict[str, Any])
     """The trained network as a plain dictionary (docs/formats.md).
 
     Weights trained on an integer grid are written as the grid's own values, so rounding them again changes nothing.
-    Graded inputs are folded into the first layer: their payload counts as it is, with scale 1.
+    Graded inputs are folded into the first layer: their payload counts as it is, with scale 1. What pools divide by
+    is folded into the weights after them.
     """
     recipe = network.recipe
-    net = recipe.network
-    scale = network.input_scale
-    fold = scale.scale if recipe.input.coding == "graded" else 1.0
-    inputs: dict[str, Any] = {
-        "size": network.layers[0].weight.shape[1],
-        "coding": recipe.input.coding,
-        "scale": scale.scale / fold,
-        "offset": scale.offset,
-    }
-    if recipe.input.coding == "rate":
-        inputs["threshold"] = recipe.input.threshold
-    if recipe.input.coding == "graded":
-        inputs["payload_bits"] = recipe.input.payload_bits
-    first = network.layers[0].grid
-    if recipe.input.coding == "current" and first is not None:
-        inputs["shift"] = first.shift
-    layers = []
-    for index, (layer, mask) in enumerate(zip(network.layers, masks, strict=True)):
-        factor = fold if index == 0 else 1.0
-        weight, step = layer.weight.detach().double(), None
-        if layer.grid is not None:
-            step = layer.grid.step * factor
-            weight = quantise.mantissas(layer.weight.detach(), layer.grid).double() * layer.grid.step
-        layers.append(
-            {
-                "name": layer.name,
-                "weight": (weight * factor * mask).float(),
-                "mask": mask.clone(),
-                "bias": None if layer.bias is None else layer.bias.detach().clone(),
-                "weight_step": step,
-                "weight_bits": None if layer.grid is None else recipe.quantise.bits,
-                "neuron": {
-                    "kind": "lif",
-                    "tau": net.tau,
-                    "threshold": net.threshold,
-                    "reset": "zero",
-                    "compare": ">",
-                },
-            }
-        )
+    plain = _is_plain(network)
     return {
         "format": "snnc-model",
-        "version": MODEL_VERSION,
+        "version": PLAIN_VERSION if plain else MODEL_VERSION,
         "name": recipe.name,
         "seed": recipe.seed,
         "recipe": recipe.to_dict(),
@@ -126,8 +93,111 @@ def model(network: SpikingNetwork, masks: list[Tensor], metrics: dict[str, Any])
             "torch": str(torch.__version__),
             "python": platform.python_version(),
         },
-        "steps": net.steps,
-        "input": inputs,
-        "layers": layers,
+        "steps": recipe.network.steps,
+        "input": _plain_input(network) if plain else _input(network),
+        "layers": _plain_layers(network, masks) if plain else _layers(network, masks),
         "metrics": metrics,
+    }
+
+
+def _is_plain(network: SpikingNetwork) -> bool:
+    """Whether the network is dense layers of leaky neurons and nothing else, what version 1 holds."""
+    options = network.recipe.network
+    usual = all((n := layer.neurons).neuron == "lif" and n.reset == "zero" for layer in network.layers)
+    simple = all(n.current_decay == 1 and not n.refractory for n in (layer.neurons for layer in network.layers))
+    return not options.layers and options.vote == 1 and usual and simple
+
+
+def _plain_input(network: SpikingNetwork) -> dict[str, Any]:
+    entry = _input(network)
+    return {"size": math.prod(entry.pop("shape")), **entry}
+
+
+def _plain_layers(network: SpikingNetwork, masks: list[Tensor]) -> list[dict[str, Any]]:
+    entries = []
+    for index, (layer, mask) in enumerate(zip(network.layers, masks, strict=True)):
+        weights = _weights(network, layer, mask, _input_fold(network) if index == 0 else 1.0)
+        neuron = {"kind": "lif", "tau": layer.neurons.tau, "threshold": layer.neurons.threshold}
+        entries.append({"name": layer.name, **weights, "neuron": {**neuron, "reset": "zero", "compare": ">"}})
+    return entries
+
+
+def _input(network: SpikingNetwork) -> dict[str, Any]:
+    options, scale = network.recipe.input, network.input_scale
+    shape = network.input_shape
+    entry: dict[str, Any] = {
+        "shape": list(shape) if isinstance(network.stages[0], ToMap) else [math.prod(shape)],
+        "coding": options.coding,
+        "scale": scale.scale / _input_fold(network),
+        "offset": scale.offset,
+    }
+    if options.coding == "rate":
+        entry["threshold"] = options.threshold
+    if options.coding == "graded":
+        entry["payload_bits"] = options.payload_bits
+    first = network.layers[0].grid
+    if options.coding == "current" and first is not None:
+        entry["shift"] = first.shift
+    return entry
+
+
+def _input_fold(network: SpikingNetwork) -> float:
+    """What the first layer's weights are multiplied by in place of the input's scale."""
+    return network.input_scale.scale if network.recipe.input.coding == "graded" else 1.0
+
+
+def _layers(network: SpikingNetwork, masks: list[Tensor]) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = []
+    by_name = {layer.name: mask for layer, mask in zip(network.layers, masks, strict=True)}
+
+    def add(name: str, entry: dict[str, Any]) -> None:
+        entries.append({"name": name, "inputs": [entries[-1]["name"] if entries else "input"], **entry})
+
+    sums = 0
+    for stage in network.stages:
+        entry = stage.entry()
+        if entry is None:
+            continue
+        if isinstance(stage, Weights):
+            factor = stage.factor * (_input_fold(network) if stage is network.layers[0] else 1.0)
+            add(f"{stage.name}.weight", {**entry, **_weights(network, stage, by_name[stage.name], factor)})
+            add(stage.name, _neuron(stage.neurons))
+            continue
+        sums += entry["op"] == "sum_pool"
+        add(stage.name or (f"sum{sums}" if entry["op"] == "sum_pool" else entry["op"]), entry)
+    votes = network.recipe.network.vote
+    if votes > 1:
+        ballots = torch.eye(network.classes).repeat_interleave(votes, dim=1)
+        bits = network.recipe.quantise.bits if network.on_grid else None
+        step = 1.0 if network.on_grid else None
+        counts = {"weight": ballots, "mask": ballots > 0, "bias": None, "weight_step": step, "weight_bits": bits}
+        add("vote.weight", {"op": "linear", **counts})
+        add("vote", _neuron(READOUT))
+    return entries
+
+
+def _weights(network: SpikingNetwork, layer: Weights, mask: Tensor, factor: float) -> dict[str, Any]:
+    weight, step = layer.weight.detach().double(), None
+    if layer.grid is not None:
+        step = layer.grid.step * factor
+        weight = quantise.mantissas(layer.weight.detach(), layer.grid).double() * layer.grid.step
+    return {
+        "weight": (weight * factor * mask).float(),
+        "mask": mask.clone(),
+        "bias": None if layer.bias is None else layer.bias.detach().clone(),
+        "weight_step": step,
+        "weight_bits": None if layer.grid is None else network.recipe.quantise.bits,
+    }
+
+
+def _neuron(options: NeuronOptions) -> dict[str, Any]:
+    return {
+        "op": "neuron",
+        "threshold": options.threshold,
+        "gain": 1 / options.resistance,
+        "current_decay": options.current_decay,
+        "voltage_decay": options.voltage_decay,
+        "reset": options.reset,
+        "refractory": options.refractory,
+        "recurrent": None,
     }

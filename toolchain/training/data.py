@@ -1,6 +1,7 @@
 """Data sets as integers 0 to 255, whole in memory.
 
-MNIST is read from its IDX files (LeCun, Cortes, Burges), gzip or not; the digits come with scikit-learn.
+MNIST is read from its IDX files (LeCun, Cortes, Burges), gzip or not; CIFAR-10 from its original batches for Python
+(Krizhevsky 2009), without running what a pickle may name; the digits come with scikit-learn.
 """
 
 from __future__ import annotations
@@ -8,11 +9,13 @@ from __future__ import annotations
 import gzip
 import math
 import os
+import pickle
 import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,16 +34,26 @@ SIZE_LIMIT = 1 << 30
 """Bytes that an IDX file may announce; MNIST has 47 million."""
 
 
-SHAPES = {"mnist": (784, 10), "digits": (64, 10)}
-"""Input neurons and classes of each data set, known without its files."""
+IMAGES = {"mnist": ((1, 28, 28), 10), "digits": ((1, 8, 8), 10), "cifar10": ((3, 32, 32), 10)}
+"""Shape of an image (channels, height, width) and classes of each data set, known without its files."""
+SHAPES = {name: (math.prod(shape), classes) for name, (shape, classes) in IMAGES.items()}
+"""Input neurons and classes of each data set."""
+
+CIFAR_FILES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
+CIFAR_FOLDERS = ("", "cifar10", "cifar-10-batches-py")
+CIFAR_FILE_LIMIT = 1 << 28
+"""Bytes of a batch that are read; an original one has 31 million."""
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Samples uint8 (N, n) and labels int64 (N,), for training and for testing. shape: of one image, rows first."""
+    """Samples uint8 (N, n) and labels int64 (N,), for training and for testing.
+
+    shape: of one image, (channels, height, width); a sample holds channel after channel, each row by row.
+    """
 
     name: str
-    shape: tuple[int, int]
+    shape: tuple[int, int, int]
     classes: int
     train_x: NDArray[np.uint8]
     train_y: NDArray[np.int64]
@@ -78,7 +91,7 @@ def _digits(data_dir: str | os.PathLike[str] | None) -> Dataset:
     y = bunch.target.astype(np.int64)
     # Every fifth sample is for testing: the same split everywhere, and all writers on both sides.
     test = np.arange(len(x)) % 5 == 0
-    return Dataset("digits", (8, 8), 10, x[~test], y[~test], x[test], y[test])
+    return Dataset("digits", (1, 8, 8), 10, x[~test], y[~test], x[test], y[test])
 
 
 def _mnist(data_dir: str | os.PathLike[str] | None) -> Dataset:
@@ -110,7 +123,7 @@ def _mnist(data_dir: str | os.PathLike[str] | None) -> Dataset:
     rows, columns = arrays["train_x"].shape[1:]
     return Dataset(
         "mnist",
-        (rows, columns),
+        (1, rows, columns),
         10,
         arrays["train_x"].reshape(len(arrays["train_x"]), -1),
         arrays["train_y"].astype(np.int64),
@@ -187,4 +200,87 @@ def _idx_error(path: Path, problem: str, got: object, allowed: object = None) ->
     return SnncError(f"{path.name} {problem}", where=str(path), got=got, allowed=allowed, remedy="get the file again")
 
 
-DATASETS: dict[str, Callable[[str | os.PathLike[str] | None], Dataset]] = {"mnist": _mnist, "digits": _digits}
+class _ArraysOnly(pickle.Unpickler):
+    """Reads plain values and arrays of numpy; every other name in the file is refused, and nothing is called."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        allowed = {
+            ("numpy.core.multiarray", "_reconstruct"): _empty_array,
+            ("numpy._core.multiarray", "_reconstruct"): _empty_array,
+            ("numpy", "ndarray"): np.ndarray,
+            ("numpy", "dtype"): np.dtype,
+        }
+        if (module, name) not in allowed:
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
+        return allowed[module, name]
+
+
+def _empty_array(subtype: object, shape: object, kind: object) -> NDArray[np.uint8]:
+    """What the file's contents are put into; numpy's own function would allocate what the file asks for."""
+    return np.empty(0, np.uint8)
+
+
+def read_cifar_batch(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """One batch of CIFAR-10: images uint8 (N, 3072), channel after channel, and labels int64 (N,).
+
+    Raises:
+        SnncError: unreadable, or anything but such a batch.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as stream:
+            if os.fstat(stream.fileno()).st_size > CIFAR_FILE_LIMIT:
+                raise _cifar_error(path, "is too large", "an original batch has 31 MB")
+            content = _ArraysOnly(stream, encoding="bytes").load()
+    except SnncError:
+        raise
+    except Exception as error:  # a damaged pickle raises nearly anything
+        raise _cifar_error(path, "cannot be read", str(error) or type(error).__name__) from None
+    images = content.get(b"data") if isinstance(content, dict) else None
+    labels = content.get(b"labels") if isinstance(content, dict) else None
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != 3072:
+        raise _cifar_error(path, "has no images", getattr(images, "shape", type(images).__name__), "uint8 (N, 3072)")
+    right = isinstance(labels, list) and all(type(label) is int and 0 <= label <= 9 for label in labels)
+    if not right or len(labels) != len(images) or not len(images):  # type: ignore[arg-type]
+        raise _cifar_error(path, "has no labels for its images", type(labels).__name__, f"{len(images)} of 0 to 9")
+    return images, np.array(labels, np.int64)
+
+
+def _cifar_error(path: Path, problem: str, got: object, allowed: object = None) -> SnncError:
+    remedy = "get the version for Python of CIFAR-10 again (cifar-10-python.tar.gz)"
+    return SnncError(f"{path.name} {problem}", where=str(path), got=got, allowed=allowed, remedy=remedy)
+
+
+def _cifar10(data_dir: str | os.PathLike[str] | None) -> Dataset:
+    folder = _cifar_folder(data_dir)
+    *train, test = (read_cifar_batch(folder / name) for name in CIFAR_FILES)
+    train_x, train_y = (np.concatenate([batch[part] for batch in train]) for part in (0, 1))
+    return Dataset("cifar10", (3, 32, 32), 10, train_x, train_y, *test)
+
+
+def _cifar_folder(data_dir: str | os.PathLike[str] | None) -> Path:
+    expected = ", ".join(CIFAR_FILES)
+    remedy = "pass --data DIR, a folder that holds the six files or has a folder cifar-10-batches-py/ that does"
+    if data_dir is None:
+        raise SnncError("CIFAR-10 needs its files", where="--data", got="nothing", allowed=expected, remedy=remedy)
+    missing = {
+        folder: [name for name in CIFAR_FILES if not (folder / name).is_file()]
+        for folder in (Path(data_dir) / name for name in CIFAR_FOLDERS)
+    }
+    best = min(missing, key=lambda folder: len(missing[folder]))
+    if missing[best]:
+        raise SnncError(
+            f"{data_dir} does not hold CIFAR-10",
+            where="--data",
+            got=f"missing: {', '.join(missing[best])}",
+            allowed=expected,
+            remedy=remedy,
+        )
+    return best
+
+
+DATASETS: dict[str, Callable[[str | os.PathLike[str] | None], Dataset]] = {
+    "mnist": _mnist,
+    "digits": _digits,
+    "cifar10": _cifar10,
+}

@@ -2,66 +2,104 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from toolchain.training.modules import SpikingNetwork
+from toolchain.training.modules import Sent, SpikingNetwork
 
 BATCH = 500
+BATCH_NEURONS = 1 << 25
+"""Neurons times steps times samples of the largest layer that one batch may have."""
+
+
+def batch_size(network: SpikingNetwork) -> int:
+    """Samples that are simulated at once."""
+    largest = max(math.prod(layer.target) for layer in network.layers)
+    return max(1, min(BATCH, BATCH_NEURONS // (largest * network.recipe.network.steps)))
 
 
 def accuracy(network: SpikingNetwork, x: Tensor, y: Tensor) -> float:
-    """Fraction right: argmax of output spike counts, ties to the lowest index."""
-    right = 0
-    for start in range(0, len(x), BATCH):
-        counts = network.simulate(x[start : start + BATCH])[-1].sum(0)
-        right += int((counts.argmax(1) == y[start : start + BATCH]).sum())
+    """Fraction right: argmax of output spike counts or potentials, ties to the lowest index."""
+    right, size = 0, batch_size(network)
+    for start in range(0, len(x), size):
+        for sent in network.walk(x[start : start + size]):
+            outputs = sent.payload
+        right += int((network.decisions(outputs) == y[start : start + size]).sum())
     return right / len(x)
 
 
 def connectivity(masks: list[Tensor]) -> float:
-    """Synapses that exist over all that could."""
+    """Weights that exist over all that could: of dense layers synapses, of convolutions entries of their kernels."""
     return sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
+
+
+@dataclass
+class Activity:
+    """What one population did over all samples. spikes: counts (neurons), float64.  operations: in all."""
+
+    spikes: Tensor
+    operations: float | None
+
+    def add(self, other: Activity) -> Activity:
+        both = self.operations is not None and other.operations is not None
+        operations = self.operations + other.operations if both else None  # type: ignore[operator]
+        return Activity(self.spikes + other.spikes, operations)
+
+
+def _activity(sent: Sent, network: SpikingNetwork, masks: dict[str, Tensor]) -> Activity:
+    steps = network.recipe.network.steps
+    fired = (sent.payload != 0).float().sum(0) * (steps / len(sent.payload))
+    spikes = fired.sum(0, dtype=torch.float64)
+    if sent.stage is None:
+        return Activity(spikes, None)
+    if sent.stage is network.layers[0] and network.on_host(network.layers[0]):
+        return Activity(spikes, 0.0)
+    arrived = sent.events.sum((0, 1), dtype=torch.float64) * (steps / len(sent.events))
+    return Activity(spikes, float((arrived * sent.stage.fan_out(masks.get(sent.stage.name))).sum()))
 
 
 def figures(network: SpikingNetwork, masks: list[Tensor], x: Tensor, y: Tensor) -> dict[str, Any]:
     """Accuracy, connectivity in total and per layer, spikes, silent neurons and synaptic operations per sample.
 
-    spikes_per_neuron: mean over samples and neurons in one window, for each population, the input included.
-    silent_neurons: neurons that no sample made spike.  synaptic_operations: spikes times surviving fan-out, per
-    sample, for each layer of synapses; the host's products (current coding) are not among them.
+    connectivity: of weights, as pruning counts them; synapse_connectivity: of the synapses that they make, where
+    an entry of a kernel counts at every place. spikes_per_neuron: mean over samples and neurons in one window, for each
+    population, the input included. silent_neurons: neurons that no sample made spike.  synaptic_operations: spikes
+    times surviving fan-out, per sample, for each population that is reached; the host's products (current coding)
+    are not among them. A readout, which never spikes, has neither spikes nor silent neurons.
     """
-    right = 0
-    counts: list[Tensor] = []
-    for start in range(0, len(x), BATCH):
-        sent = network.simulate(x[start : start + BATCH])
-        steps = network.recipe.network.steps
-        fired = [(s != 0).float().sum(0) * (steps / len(s)) for s in sent]
-        right += int((sent[-1].sum(0).argmax(1) == y[start : start + BATCH]).sum())
-        sums = [f.sum(0, dtype=torch.float64) for f in fired]
-        counts = sums if not counts else [a + b for a, b in zip(counts, sums, strict=True)]
-    names = ["input", *(layer.name for layer in network.layers)]
-    operations = {
-        layer.name: float((count * mask.sum(0)).sum()) / len(x)
-        for layer, mask, count in zip(network.layers, masks, counts, strict=False)
-    }
-    if network.recipe.input.coding == "current":
-        operations[network.layers[0].name] = 0.0
+    right, size = 0, batch_size(network)
+    by_name = {layer.name: mask for layer, mask in zip(network.layers, masks, strict=True)}
+    found: dict[str, Activity] = {}
+    for start in range(0, len(x), size):
+        for sent in network.walk(x[start : start + size]):
+            name = sent.stage.name if sent.stage is not None else "input"
+            one = _activity(sent, network, by_name)
+            found[name] = found[name].add(one) if name in found else one
+            outputs = sent.payload
+        right += int((network.decisions(outputs) == y[start : start + size]).sum())
+    operations = {name: one.operations / len(x) for name, one in found.items() if one.operations is not None}
+    silent_kind = {layer.name for layer in network.layers if layer.neurons.reset == "none"}
+    spiking = {name: one.spikes for name, one in found.items() if name not in silent_kind}
+    uses = [layer.uses() for layer in network.layers]
+    synapses = [int((mask * use).sum()) for mask, use in zip(masks, uses, strict=True)]
+    possible = [int((torch.ones_like(mask) * use).sum()) for mask, use in zip(masks, uses, strict=True)]
+    names = list(by_name)
     return {
         "accuracy": right / len(x),
         "test_samples": len(x),
         "connectivity": connectivity(masks),
         "connectivity_per_layer": {
-            layer.name: float(mask.float().mean(dtype=torch.float64))
-            for layer, mask in zip(network.layers, masks, strict=True)
+            name: float(mask.float().mean(dtype=torch.float64)) for name, mask in by_name.items()
         },
-        "synapses_per_layer": {layer.name: int(mask.sum()) for layer, mask in zip(network.layers, masks, strict=True)},
-        "spikes_per_neuron": {
-            name: float(count.sum()) / len(x) / len(count) for name, count in zip(names, counts, strict=True)
-        },
-        "silent_neurons": {name: int((count == 0).sum()) for name, count in zip(names, counts, strict=True)},
+        "weights_per_layer": {name: int(mask.sum()) for name, mask in by_name.items()},
+        "synapse_connectivity": sum(synapses) / sum(possible),
+        "synapses_per_layer": dict(zip(names, synapses, strict=True)),
+        "spikes_per_neuron": {name: float(spikes.sum()) / len(x) / spikes.numel() for name, spikes in spiking.items()},
+        "silent_neurons": {name: int((spikes == 0).sum()) for name, spikes in spiking.items()},
         "synaptic_operations": operations,
         "synaptic_operations_total": sum(operations.values()),
     }

@@ -32,7 +32,7 @@ from toolchain.training.methods import Clock, Run
 from toolchain.training.modules import SpikingNetwork
 from toolchain.training.recipe import Recipe, Train
 
-ORDER, AUGMENT = 1, 2
+ORDER, AUGMENT, DROPOUT = 1, 2, 3
 """Purposes of random numbers."""
 GRID_INTERVAL = 20
 """Steps between two fits of the integer grids; weights must not run into the end of their range in between."""
@@ -169,7 +169,7 @@ class Session:
         self.steps_per_epoch = math.ceil(len(self.x) / options.batch_size)
         self.total = options.epochs * self.steps_per_epoch
         self.rates = learning_rates(options, self.steps_per_epoch)
-        self.network = SpikingNetwork(recipe, dataset.size, dataset.classes)
+        self.network = SpikingNetwork(recipe, dataset.shape, dataset.classes)
         self.method: Run = recipe.method.start(self.network, total_steps=self.total, weight_decay=options.weight_decay)
         self.dtype = precision.DTYPES[options.precision]
         self.step = 0
@@ -197,7 +197,7 @@ class Session:
         chosen = self._order[1][position * size : (position + 1) * size]
         x, ranges = self.x[chosen], self.recipe.augment
         if ranges.active and self.step < ranges.until * self.total:
-            x = augment.affine(x, self.dataset.shape, ranges, self._generator(AUGMENT, self.step))
+            x = augment.augment(x, self.dataset.shape, ranges, self._generator(AUGMENT, self.step))
         return x, self.y[chosen]
 
     def run(self, reporter: progress.Reporter, stopped: threading.Event) -> None:
@@ -241,10 +241,12 @@ class Session:
         self.method.before_step(clock)
         if self.method.frozen and self.network.used is None and not (was_frozen and self.step):
             self.network.compact(self.method.masks())
-        if self.recipe.quantise.aware and self._refit(was_frozen):
+        if self.network.normed and self.recipe.quantise.aware and self.step >= self._fold_at:
+            self._fold()
+        if self.recipe.quantise.aware and not self.network.normed and self._refit(was_frozen):
             self.network.fit_grids()
         x, y = self._batch()
-        rates = self.network(x, self.dtype).float().mean(0)
+        rates = self.network.rates(self.network(x, self.dtype, self._generator(DROPOUT, self.step)))
         loss = loss_of(self.recipe.train, rates, y)
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -267,11 +269,26 @@ class Session:
         """Whether the grids follow the weights now: now and then, but not in the end, for training to settle."""
         settled = self.step >= (1 - self.recipe.quantise.settle) * self.total
         due = self.step % GRID_INTERVAL == 0 and not settled
-        return due or self.step == 0 or self.method.frozen != was_frozen
+        return due or not self.network.on_grid or self.method.frozen != was_frozen
+
+    @property
+    def _fold_at(self) -> int:
+        return round(self.recipe.quantise.fold * self.total)
+
+    def _fold(self) -> None:
+        """Make the batch norms a part of the weights; training goes on with those."""
+        for index, layer in enumerate(self.network.layers):
+            if layer.normed:
+                factors = layer.fold()
+                self.method.rescale(index, factors)
 
     def _end_epoch(self) -> dict[str, Any]:
         if self.step == self.total:
             self.method.finish()
+            if self.network.normed:
+                self._fold()
+                if self.recipe.quantise.aware:
+                    self.network.fit_grids()
         self._keep_sums_in_range()
         masks = self.method.masks()
         record = {
@@ -291,10 +308,15 @@ class Session:
 
     def _keep_sums_in_range(self) -> None:
         """Shrink the weights into neurons whose worst sum would leave the chip's 24 bits (or the host's 13)."""
+        steps = self.recipe.network.steps
         for index, layer in enumerate(self.network.layers):
-            if layer.grid is None or self.network.on_host(index):
+            if layer.grid is None or self.network.on_host(layer):
                 continue
-            payload = self.network.scale(index).payload
+            if layer.bias is not None:
+                # The register saturates there in any case.
+                limit = quantise.bias_limit(layer.grid)
+                layer.bias.data.clamp_(-limit, limit)
+            payload = self.network.scale(layer).payload * layer.current_growth(steps)
             # Rounding adds at most half a step for each synapse, raising to one step at most one.
             sums = quantise.row_sums(quantise.mantissas(layer.weight.detach(), layer.grid)) * payload
             over = sums > quantise.SUM_LIMIT
@@ -318,6 +340,7 @@ class Session:
                 "shrunk": self.shrunk,
                 "records": self.records,
                 "network": self.network.state_dict(),
+                "normed": [layer.normed for layer in self.network.layers],
                 "grids": [None if layer.grid is None else vars(layer.grid) for layer in self.network.layers],
                 "method": self.method.state_dict(),
             },
@@ -345,7 +368,8 @@ class Session:
             )
         self.network.load_state_dict(state["network"])
         self.method.load_state_dict(state["method"])
-        for layer, grid in zip(self.network.layers, state["grids"], strict=True):
+        for layer, normed, grid in zip(self.network.layers, state["normed"], state["grids"], strict=True):
+            layer.normed = normed
             layer.grid = None if grid is None else quantise.Grid(**grid)
         self.step, self.seconds = state["step"], state["seconds"]
         self.loss_sum, self.samples_seen = state["loss_sum"], state["samples_seen"]

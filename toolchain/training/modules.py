@@ -1,41 +1,26 @@
-"""The network: dense layers of leaky integrate-and-fire neurons between an input coding and a count of spikes."""
+"""The network: layers of neurons between an input coding and a decision by spikes or potentials."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from toolchain.training import neurons, quantise
+from toolchain.training.architecture import Dense, Shape
 from toolchain.training.encoding import CODINGS, VALUE_MAX
-from toolchain.training.quantise import Grid
+from toolchain.training.layers import STAGES, DenseLayer, Flatten, Stage, SumPoolStage, ToMap, Weights
 from toolchain.training.recipe import Recipe
 
 EXACT_FLOAT32 = 1 << 24
 """Integers up to here, and so sums that stay below, are exact in float32 whatever the order of addition."""
 
 
-class DenseLayer(nn.Module):
-    """Weights (out, in), physical; a synapse exists where the weight is not 0. Initialised as torch.nn.Linear.
-
-    grid: the integers to compute in, or None for floating point.
-    """
-
-    def __init__(self, name: str, inputs: int, outputs: int, *, bias: bool, generator: torch.Generator) -> None:
-        super().__init__()
-        bound = 1 / math.sqrt(inputs)
-        self.name = name
-        self.weight = nn.Parameter(torch.empty(outputs, inputs).uniform_(-bound, bound, generator=generator))
-        self.bias = nn.Parameter(torch.empty(outputs).uniform_(-bound, bound, generator=generator)) if bias else None
-        self.grid: Grid | None = None
-
-
 @dataclass(frozen=True)
 class InputScale:
-    """What one unit of payload is worth: a value x stands for offset + scale * x."""
+    """What one unit of payload is worth: a value x stands for offset + scale * x. payload: the largest one."""
 
     scale: float
     offset: float
@@ -55,53 +40,112 @@ def input_scale(recipe: Recipe) -> InputScale:
     return InputScale(1 / (VALUE_MAX * recipe.input.std), -recipe.input.mean / recipe.input.std, VALUE_MAX)
 
 
-class SpikingNetwork(nn.Module):
-    """inputs -> hidden... -> classes. Samples are uint8 (B, inputs); the output is spikes (T, B, classes)."""
+@dataclass(frozen=True)
+class Sent:
+    """What one population sends for a batch: `payload` (T, B, ...), T = 1 for the same at every step.
 
-    def __init__(self, recipe: Recipe, inputs: int, classes: int) -> None:
+    stage: the part that it is, None for the input.  events: the spikes that reached it, in its source's order.
+    """
+
+    stage: Stage | None
+    events: Tensor
+    payload: Tensor
+
+
+class SpikingNetwork(nn.Module):
+    """Samples are uint8 (B, channels * height * width); see `forward` and `simulate`.
+
+    stages: all parts in order.  layers: those with weights.
+    """
+
+    def __init__(self, recipe: Recipe, shape: Shape, classes: int) -> None:
         super().__init__()
-        self.recipe = recipe
+        self.recipe, self.classes = recipe, classes
         self.coding = CODINGS[recipe.input.coding]
         graded = recipe.input.coding == "graded"
         self.coding_parameter = recipe.input.payload_bits if graded else recipe.input.threshold
         self.input_scale = input_scale(recipe)
+        self.input_shape = shape
         self.used: list[Tensor] | None = None
         generator = torch.Generator().manual_seed(recipe.seed)
-        sizes = (inputs, *recipe.network.hidden, classes)
-        self.layers: list[DenseLayer] = []
-        for number, (before, after) in enumerate(pairwise(sizes), start=1):
-            layer = DenseLayer(f"fc{number}", before, after, bias=recipe.network.bias, generator=generator)
-            self.add_module(layer.name, layer)
-            self.layers.append(layer)
+        self.stages: list[Stage] = []
+        planned = recipe.plan(shape, classes)
+        if not isinstance(planned[0].table, Dense):
+            self.stages.append(ToMap(shape))
+        for part in planned:
+            if isinstance(part.table, Dense) and len(part.source) == 3 and self.stages:
+                self.stages.append(Flatten())
+            self.stages.append(STAGES[part.table.kind](part, generator))
+        self.layers: list[Weights] = []
+        for stage in self.stages:
+            if isinstance(stage, Weights):
+                self.layers.append(stage)
+                self.add_module(stage.name, stage)
+        self._collect_pools()
 
-    def on_host(self, index: int) -> bool:
+    def _collect_pools(self) -> None:
+        factor, added = 1.0, 1
+        for stage in self.stages:
+            if isinstance(stage, SumPoolStage):
+                factor, added = factor * stage.factor, added * stage.window()
+            elif isinstance(stage, Weights):
+                stage.factor, stage.added = factor, added
+                factor, added = 1.0, 1
+
+    @property
+    def normed(self) -> bool:
+        """Whether a batch norm is not yet folded."""
+        return any(layer.normed for layer in self.layers)
+
+    @property
+    def on_grid(self) -> bool:
+        return self.layers[0].grid is not None
+
+    def weights(self) -> list[nn.Parameter]:
+        """The parameters that are synapses."""
+        return [layer.weight for layer in self.layers]
+
+    def others(self) -> list[nn.Parameter]:
+        """The parameters that are not: biases and batch norms."""
+        synapses = {id(weight) for weight in self.weights()}
+        return [parameter for parameter in self.parameters() if id(parameter) not in synapses]
+
+    def on_host(self, layer: Weights) -> bool:
         """Whether a layer's products are computed on the host (the first one, current coding)."""
-        return index == 0 and self.recipe.input.coding == "current"
+        return layer is self.layers[0] and self.recipe.input.coding == "current"
 
-    def scale(self, index: int) -> InputScale:
-        """What one unit of payload into a layer is worth."""
-        return self.input_scale if index == 0 else InputScale(1.0, 0.0, 1)
+    def scale(self, layer: Weights) -> InputScale:
+        """What one unit of payload into a layer is worth, pools before it included."""
+        base = self.input_scale if layer is self.layers[0] else InputScale(1.0, 0.0, 1)
+        if layer.added == 1:
+            return base
+        each = layer.factor * layer.added
+        return InputScale(base.scale * layer.factor, base.offset * each, base.payload * layer.added)
 
     def fit_grids(self) -> None:
         """Choose each layer's integer grid from its weights as they are."""
-        net = self.recipe.network
-        for index, layer in enumerate(self.layers):
-            scale = self.scale(index)
+        for layer in self.layers:
+            scale, weight = self.scale(layer), layer.weight.detach()
+            bias = self._bias(layer, weight, layer.bias)
             layer.grid = quantise.fit_grid(
-                layer.weight.detach(),
+                weight,
                 bits=self.recipe.quantise.bits,
-                threshold=net.threshold,
-                tau=net.tau,
+                threshold=layer.neurons.threshold,
+                tau=layer.neurons.resistance,
                 scale=scale.scale,
-                payload=scale.payload,
-                on_host=self.on_host(index),
+                payload=scale.payload * layer.current_growth(self.recipe.network.steps),
+                on_host=self.on_host(layer),
+                beside=0.0 if bias is None else float(bias.detach().abs().max()),
             )
 
     def compact(self, masks: list[Tensor]) -> None:
         """Leave out of training passes what a final set of synapses never uses; the result is the same, sooner.
 
         A neuron is used when a synapse leads from it to a used one and, unless it has a bias, one leads to it.
+        Only for networks of dense layers and nothing else: maps are computed whole.
         """
+        if len(self.stages) != len(self.layers) or not all(isinstance(layer, DenseLayer) for layer in self.layers):
+            return
         used = [torch.ones(len(masks[-1]), dtype=torch.bool)]
         for index in reversed(range(len(masks))):
             heard = (masks[index] & used[0][:, None]).any(0)
@@ -112,84 +156,131 @@ class SpikingNetwork(nn.Module):
         if all(bool(heard.any()) for heard in used) and not all(bool(heard.all()) for heard in used):
             self.used = [heard.nonzero().flatten() for heard in used]
 
-    def neuron(self, layer: DenseLayer) -> neurons.Neuron:
-        """The layer's neuron on the scale on which the layer computes."""
-        net, grid = self.recipe.network, layer.grid
-        if grid is None:
-            return neurons.Neuron(1 - 1 / net.tau, net.threshold, 1.0, False)
-        # The decay is a 12 bit fraction on the chip.
-        decay = 1 - round(4096 / net.tau) / 4096
-        return neurons.Neuron(decay, float(grid.threshold_mantissa << quantise.STATE_SHIFT), grid.unit, True)
-
-    def _bias(self, index: int, weight: Tensor, own: Tensor | None) -> Tensor | None:
-        """What a layer's neurons get at each step beside their synapses, physical (out,)."""
-        offset = self.scale(index).offset
-        shifted = weight.sum(1) * offset if offset else None
+    def _bias(self, layer: Weights, weight: Tensor, own: Tensor | None) -> Tensor | None:
+        """What a layer's neurons get at each step beside their synapses, physical, one a neuron or a channel."""
+        offset = self.scale(layer).offset
+        shifted = layer.everywhere(weight) * offset if offset else None
         if own is None:
             return shifted
         return own if shifted is None else own + shifted
 
-    def forward(self, samples: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Output spikes (T, B, classes), differentiable; dtype is that of the matrix products."""
-        net = self.recipe.network
+    def forward(
+        self, samples: Tensor, dtype: torch.dtype = torch.float32, noise: torch.Generator | None = None
+    ) -> Tensor:
+        """The output neurons' spikes (T, B, n), or (1, B, n) what a readout's potential is for each step.
+
+        Differentiable. dtype: of the matrix products.  noise: for dropout, which is left out without.
+        """
+        steps = self.recipe.network.steps
         graded = self.coding is CODINGS["graded"]
         if self.used is not None:
             samples = samples.index_select(1, self.used[0])
-        spikes = self.coding(samples, net.steps, self.coding_parameter, torch.float32 if graded else dtype)
-        for index, layer in enumerate(self.layers):
-            weight: Tensor = layer.weight
-            bias: Tensor | None = layer.bias
-            if self.used is not None:
-                rows, columns = self.used[index + 1], self.used[index]
-                weight = weight.index_select(0, rows).index_select(1, columns)
-                bias = None if bias is None else bias.index_select(0, rows)
-            spikes = neurons.run(self._current(index, spikes, weight, bias), net.steps, self.neuron(layer)).to(dtype)
-        return spikes
+        x = self.coding(samples, steps, self.coding_parameter, torch.float32 if graded else dtype)
+        for stage in self.stages:
+            x = self._layer(stage, x).to(dtype) if isinstance(stage, Weights) else stage(x, noise)
+        return x
 
-    def _current(self, index: int, spikes: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        grid = self.layers[index].grid
+    def rates(self, outputs: Tensor) -> Tensor:
+        """Mean of the outputs over steps and over the neurons that vote for a class: (B, classes), float32."""
+        mean = outputs.float().mean(0)
+        votes = self.recipe.network.vote
+        return mean if votes == 1 else mean.unflatten(1, (self.classes, votes)).mean(2)
+
+    def decisions(self, outputs: Tensor) -> Tensor:
+        """The class of each sample: most spikes or highest potential, ties to the lowest."""
+        total, votes = outputs.sum(0), self.recipe.network.vote
+        return (total if votes == 1 else total.unflatten(1, (self.classes, votes)).sum(2)).argmax(1)
+
+    def _layer(self, layer: Weights, x: Tensor) -> Tensor:
+        """What a layer of weights and neurons sends, differentiable."""
+        steps, neuron = self.recipe.network.steps, layer.neuron()
+        weight: Tensor = layer.weight
+        bias: Tensor | None = layer.bias
+        if self.used is not None:
+            index = self.layers.index(layer)
+            rows, columns = self.used[index + 1], self.used[index]
+            weight = weight.index_select(0, rows).index_select(1, columns)
+            bias = None if bias is None else bias.index_select(0, rows)
+        current = self._current(layer, x, weight, bias)
+        if neuron.reset == "none":
+            total = current.float().sum(0, keepdim=True)
+            return total * (neuron.unit * (1 if len(current) == 1 else 1 / steps))
+        return neurons.run(current, steps, neuron)
+
+    def _current(self, layer: Weights, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        steps, tau = self.recipe.network.steps, layer.neurons.resistance
+        if layer.normed:
+            scale = self.scale(layer)
+            current = layer.product(x, (weight * scale.scale).to(x.dtype))
+            if scale.offset:
+                current = current + (layer.everywhere(weight) * scale.offset).to(current.dtype)
+            return layer.normalise(current, 1 / tau)
+        grid = layer.grid
         if grid is None:
-            bias = self._bias(index, weight, bias)
-            weight = weight * (self.scale(index).scale / self.recipe.network.tau)
-            current = nn.functional.linear(spikes, weight.to(spikes.dtype))
-            return current if bias is None else current + (bias / self.recipe.network.tau).to(current.dtype)
+            bias = self._bias(layer, weight, bias)
+            weight = weight * (self.scale(layer).scale / tau)
+            current = layer.product(x, weight.to(x.dtype))
+            current = neurons.synapse(current, steps, layer.current_kept, False)
+            return current if bias is None else current + (bias / tau).to(current.dtype)
         weight = quantise.straight_through(weight, grid)
-        bias = self._bias(index, weight * grid.step, bias)
-        if self.on_host(index):
-            total = nn.functional.linear(spikes, weight.to(spikes.dtype))
+        bias = self._bias(layer, weight * grid.step, bias)
+        if self.on_host(layer):
+            total = layer.product(x, weight.to(x.dtype))
             current = quantise.straight_host_sum(total, grid.shift) * 2**quantise.STATE_SHIFT
         else:
             # Six bits up is exact in any floating type, and cheaper on the weights than on the currents.
-            current = nn.functional.linear(spikes, (weight * 2**quantise.STATE_SHIFT).to(spikes.dtype))
+            current = layer.product(x, (weight * 2**quantise.STATE_SHIFT).to(x.dtype))
+            current = neurons.synapse(current, steps, layer.current_kept, True)
         if bias is None:
             return current
         units = bias / (grid.tau * grid.unit)
-        rounded = units + (quantise.bias_integers(bias, grid).float() - units).detach()
+        integers = quantise.bias_integers(bias, grid, on_host=self.on_host(layer))
+        rounded = units + (integers.float() - units).detach()
         return current + rounded.to(current.dtype)
 
     @torch.no_grad()
     def simulate(self, samples: Tensor) -> list[Tensor]:
-        """What every population sends, as deployed: the input's payloads, then each layer's spikes (T, B, n).
+        """What every population sends, as deployed: the input's payloads, then the spikes of each (T, B, ...).
 
         With grids this is the chip's integer arithmetic without any other rounding; without, the float model.
         """
-        net = self.recipe.network
-        sent = [self.coding(samples, net.steps, self.coding_parameter, torch.float32)]
-        for index, layer in enumerate(self.layers):
-            current = self._exact_current(index, sent[-1])
-            sent.append(neurons.run_exact(current, net.steps, self.neuron(layer)).float())
-        return sent
+        return [sent.payload for sent in self.walk(samples)]
 
-    def _exact_current(self, index: int, spikes: Tensor) -> Tensor:
-        layer, grid = self.layers[index], self.layers[index].grid
+    @torch.no_grad()
+    def walk(self, samples: Tensor) -> Iterator[Sent]:
+        """`simulate`, population by population."""
+        x = self.coding(samples, self.recipe.network.steps, self.coding_parameter, torch.float32)
+        events = (x != 0).float()
+        yield Sent(None, events, x)
+        for stage in self.stages:
+            if not stage.name:
+                x, events = stage.exact(x), stage.exact(events)
+                continue
+            x = self._layer_exact(stage, x) if isinstance(stage, Weights) else stage.exact(x)
+            yield Sent(stage, events, x)
+            events = x
+
+    def _layer_exact(self, layer: Weights, x: Tensor) -> Tensor:
+        steps, neuron = self.recipe.network.steps, layer.neuron()
+        current = self._current_exact(layer, x)
+        if neuron.reset == "none":
+            return neurons.sum_exact(current, steps, neuron.integer)
+        return neurons.run_exact(current, steps, neuron).float()
+
+    def _current_exact(self, layer: Weights, x: Tensor) -> Tensor:
+        steps, grid = self.recipe.network.steps, layer.grid
         if grid is None:
-            return self._current(index, spikes, layer.weight, layer.bias)
+            weight, bias = layer.folded()
+            bias = self._bias(layer, weight, bias)
+            weight = weight * (self.scale(layer).scale / layer.neurons.resistance)
+            current = neurons.synapse_exact(layer.product(x, weight), steps, layer.current_kept, False)
+            return current if bias is None else current + bias / layer.neurons.resistance
         weight = quantise.mantissas(layer.weight, grid)
-        worst = float(weight.abs().sum(1).max()) * self.scale(index).payload
-        exact = spikes.dtype if worst < EXACT_FLOAT32 else torch.float64
-        total = nn.functional.linear(spikes.to(exact), weight.to(exact)).double()
-        if self.on_host(index):
+        worst = float(weight.abs().flatten(1).sum(1).max()) * self.scale(layer).payload
+        exact = x.dtype if worst < EXACT_FLOAT32 else torch.float64
+        total = layer.product(x.to(exact), weight.to(exact)).double()
+        if self.on_host(layer):
             total = quantise.host_sum(total, grid.shift)
-        current = total.mul_(2**quantise.STATE_SHIFT)
-        bias = self._bias(index, weight * grid.step, layer.bias)
-        return current if bias is None else current + quantise.bias_integers(bias, grid)
+        current = neurons.synapse_exact(total.mul_(2**quantise.STATE_SHIFT), steps, layer.current_kept, True)
+        bias = self._bias(layer, weight * grid.step, layer.bias)
+        return current if bias is None else current + quantise.bias_integers(bias, grid, on_host=self.on_host(layer))

@@ -126,6 +126,16 @@ class GradR(torch.optim.Optimizer):
                 self.state[weight]["theta"].sub_(amount)
                 self.write(weight)
 
+    @torch.no_grad()
+    def rescale(self, weight: Tensor, factors: Tensor) -> None:
+        """Go on with `factors` times the weight (not 0, broadcast): theta, sign and the gradient's moments follow."""
+        state = self.state[weight]
+        state["theta"].mul_(factors.abs())
+        state["sign"].mul_(factors.sign())
+        state["m"].div_(factors)
+        state["v"].div_(factors.square())
+        self.write(weight)
+
     def eta(self, lr: float, ahead: int) -> float:
         """The prior's step per alpha, `ahead` steps from now."""
         group = self.param_groups[0]

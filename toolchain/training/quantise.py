@@ -14,6 +14,8 @@ SUM_LIMIT = (1 << 17) - 1
 THRESHOLD_LIMIT = (1 << 17) - 1
 BIAS_LIMIT = (1 << 12) - 1
 STATE_SHIFT = 6
+BIAS_MAX = (BIAS_LIMIT << 7) / (1 << STATE_SHIFT)
+"""Largest bias, in mantissa steps of the threshold."""
 HEADROOM = 0.95
 """Share of SUM_LIMIT that a fresh grid uses, so that weights can still grow on it."""
 
@@ -46,29 +48,45 @@ class Grid:
 
 
 def fit_grid(
-    weight: Tensor, *, bits: int, threshold: float, tau: float, scale: float, payload: int, on_host: bool
+    weight: Tensor,
+    *,
+    bits: int,
+    threshold: float,
+    tau: float,
+    scale: float,
+    payload: float,
+    on_host: bool,
+    beside: float = 0.0,
 ) -> Grid:
     """The finest grid on which the largest weight has a mantissa and no sum of a row can overflow.
 
-    weight: (out, in), physical.  payload: largest value that one spike carries.  on_host: sums are made by the host
-    and enter as a bias of 13 bits; a right shift is then chosen so that the mantissas keep their bits.
+    weight: (out, ...), physical.  tau: input that moves the potential by 1 (of a neuron without a leak: 1).
+    payload: largest value that one spike carries, times what a current can pile up.  on_host: sums are made by the
+    host and enter as a bias of 13 bits; a right shift is then chosen so that the mantissas keep their bits.
+    beside: largest physical bias, which needs a register too (on the host the same one).
     """
     limit = (1 << (bits - 1)) - 1
     largest = max(float(weight.abs().max()), 1e-12)
-    worst = max(float(row_sums(weight).max()) * payload, 1e-12)
+    worst = max(float(row_sums(weight).max()) * payload + (beside / scale if on_host else 0.0), 1e-12)
     allowed = HEADROOM * (BIAS_LIMIT if on_host else SUM_LIMIT)
     # A sum of s physical units reaches vth * s * scale / (threshold * tau) on the integer scale.
     by_sum = allowed * threshold * tau / (worst * scale)
     by_mantissa = threshold * tau * limit / (largest * scale)
-    vth = by_sum if on_host else min(by_sum, by_mantissa)
+    # A bias may move the potential by so much a step; what the host injects has been counted with the sums.
+    by_bias = HEADROOM * BIAS_MAX * threshold * tau / max(beside, 1e-12)
+    vth = by_sum if on_host else min(by_sum, by_mantissa, by_bias)
     vth_integer = min(max(math.floor(vth), 1), THRESHOLD_LIMIT)
     shift = max(math.floor(math.log2(by_mantissa / vth_integer)), 0) if on_host else 0
     return Grid(vth_integer, limit, threshold, tau, scale, shift)
 
 
 def row_sums(weight: Tensor) -> Tensor:
-    """For each neuron the larger of its positive and its negative sum of weights, in magnitude: (out,)."""
-    return torch.maximum(weight.clamp(min=0).sum(1), -weight.clamp(max=0).sum(1))
+    """For each neuron the larger of its positive and its negative sum of weights, in magnitude: (out,).
+
+    A neuron at the edge of a map has fewer synapses than its kernel has entries, so this is a bound for it.
+    """
+    rows = weight.flatten(1)
+    return torch.maximum(rows.clamp(min=0).sum(1), -rows.clamp(max=0).sum(1))
 
 
 def mantissas(weight: Tensor, grid: Grid) -> Tensor:
@@ -114,14 +132,22 @@ def straight_host_sum(total: Tensor, shift: int) -> Tensor:
     return _HostSum.apply(total, shift)
 
 
-def bias_exponent(bias: Tensor) -> int:
+def bias_exponent(bias: Tensor, least: int = 0) -> int:
     """The least exponent with which integer biases fit their 13 bit mantissa (7 at most; beyond, they saturate)."""
     largest = float(bias.abs().max()) if bias.numel() else 0.0
-    return next((e for e in range(7) if round(largest / 2**e) <= BIAS_LIMIT), 7)
+    return next((e for e in range(least, 7) if round(largest / 2**e) <= BIAS_LIMIT), 7)
 
 
-def bias_integers(bias: Tensor, grid: Grid) -> Tensor:
-    """Physical biases as they are added to the membrane potential: mantissa * 2**exponent, float64."""
+def bias_limit(grid: Grid) -> float:
+    """Magnitude of the largest physical bias that a register holds."""
+    return BIAS_MAX * (1 << STATE_SHIFT) * grid.tau * grid.unit
+
+
+def bias_integers(bias: Tensor, grid: Grid, *, on_host: bool = False) -> Tensor:
+    """Physical biases as they are added to the membrane potential: mantissa * 2**exponent, float64.
+
+    on_host: what the host injects stands in the same register, with exponent 6.
+    """
     exact = bias.detach().double() / (grid.tau * grid.unit)
-    exponent = bias_exponent(exact)
+    exponent = bias_exponent(exact, STATE_SHIFT if on_host else 0)
     return (exact / 2**exponent).round().clamp(-BIAS_LIMIT, BIAS_LIMIT) * 2**exponent

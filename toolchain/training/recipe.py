@@ -7,61 +7,59 @@ A recipe written by `to_toml` and read back is equal, so the copy in a run's fol
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
-import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 import tomli_w
 
 from toolchain.errors import SnncError, nearest
+from toolchain.ir.neurons import REFRACTORY_LIMIT
+from toolchain.training.architecture import LAYERS, NEURONS, Layer, Planned, Shape, plan
+from toolchain.training.data import IMAGES
 from toolchain.training.methods import METHODS, MethodConfig, method_config
+from toolchain.training.settings import build, plain, setting
 
 try:
     import tomllib
 except ModuleNotFoundError:  # Python 3.10
     import tomli as tomllib
 
-T = TypeVar("T")
-
-
-def setting(
-    default: Any = dataclasses.MISSING,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
-    choices: tuple[str, ...] | None = None,
-) -> Any:
-    """A dataclass field with its range: low and high belong to it, above and below do not."""
-    limits = {"low": low, "high": high, "above": above, "below": below, "choices": choices}
-    return field(default=default, metadata={k: v for k, v in limits.items() if v is not None})
-
 
 @dataclass(frozen=True)
 class Data:
     """dataset: a name of `data.DATASETS`."""
 
-    dataset: str = setting("mnist", choices=("mnist", "digits"))
+    dataset: str = setting("mnist", choices=tuple(IMAGES))
 
 
 @dataclass(frozen=True)
 class Network:
-    """Dense layers of leaky integrate-and-fire neurons; sizes of input and output come from the data.
+    """Layers of neurons; the shape of the input and the classes come from the data (see docs/training.md).
 
-    hidden: neurons of each hidden layer.  steps: time steps T for each sample.  tau: membrane time constant in steps.
-    threshold: a neuron spikes when its potential exceeds it.
+    layers: a table for each, of the kinds of `architecture.LAYERS`.  hidden: short for dense layers alone, the neurons
+    of each. The output layer is dense and needs no table.  steps: time steps T for each sample.
+    neuron, tau, threshold, current_decay, reset, refractory, bias: of all layers that do not say otherwise, see
+    `architecture.NeuronOptions`.  batch_norm: of the convolutions.
+    vote: output neurons for each class, whose spikes are counted together.  readout: the output neurons do not spike;
+    their potential, the sum of all that they get, decides.
     """
 
     hidden: tuple[int, ...] = setting((800,), low=1)
+    layers: tuple[Layer, ...] = setting((), kinds=LAYERS)
     steps: int = setting(8, low=1, high=4096)
+    neuron: str = setting("lif", choices=NEURONS)
     tau: float = setting(2.0, above=1.0, high=4096.0)
     threshold: float = setting(1.0, above=0.0)
+    current_decay: float = setting(1.0, above=0.0, high=1.0)
+    reset: str = setting("zero", choices=("zero", "subtract"))
+    refractory: int = setting(0, low=0, high=REFRACTORY_LIMIT)
     bias: bool = False
+    batch_norm: bool = False
+    vote: int = setting(1, low=1, high=1000)
+    readout: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,30 +108,39 @@ class Augment:
     """(ours for all but the ranges) Random affine change of each training image; 0 switches a part off.
 
     rotate: largest angle in degrees.  shift: in fractions of the image.  scale: largest relative change of size.
-    shear: largest horizontal shear.  until: fraction of training after which images stay as they are.
+    shear: largest horizontal shear.  crop: pixels of padding around the image, of which a window of the image's size is
+    cut out.  flip: left and right, every other image.  until: fraction of training after which images stay as they are.
     """
 
     rotate: float = setting(0.0, low=0.0, high=180.0)
     shift: float = setting(0.0, low=0.0, high=1.0)
     scale: float = setting(0.0, low=0.0, below=1.0)
     shear: float = setting(0.0, low=0.0, high=1.0)
+    crop: int = setting(0, low=0, high=64)
+    flip: bool = False
     until: float = setting(1.0, low=0.0, high=1.0)
 
     @property
-    def active(self) -> bool:
+    def affine(self) -> bool:
         return max(self.rotate, self.shift, self.scale, self.shear) > 0
+
+    @property
+    def active(self) -> bool:
+        return self.affine or self.crop > 0 or self.flip
 
 
 @dataclass(frozen=True)
 class Quantise:
     """aware: train in the chip's integers.  bits: of a signed weight mantissa.
 
-    settle: fraction of training at the end in which the integer grids stay as they are.
+    settle: fraction of training at the end in which the integer grids stay as they are.  fold: fraction of training
+    after which batch norms become part of the weights; a network that has any trains in floating point until then.
     """
 
     aware: bool = False
     bits: int = setting(8, low=2, high=8)
     settle: float = setting(0.1, low=0.0, high=1.0)
+    fold: float = setting(0.6, low=0.0, high=1.0)
 
 
 @dataclass(frozen=True)
@@ -197,20 +204,31 @@ class Recipe:
         """
         rest = dict(values)
         method = rest.pop("method", {"name": "dense"})
-        built = _build(Recipe, rest, where, skip=("method",))
+        network = rest.get("network")
+        if isinstance(network, Mapping) and network.get("layers"):
+            rest["network"] = {"hidden": [], **network}
+        built = build(Recipe, rest, where, skip=("method",), top=True)
         recipe = dataclasses.replace(built, method=_build_method(method, f"{where}: [method]"))
         _check_together(recipe, where)
         return recipe
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values without those that are not set; `from_dict` gives an equal recipe."""
-        values = _plain(self)
-        values["method"] = {"name": self.method.name, **_plain(self.method)}
+        values = plain(self, skip=("method",))
+        values["method"] = {"name": self.method.name, **plain(self.method)}
         return values
 
     def to_toml(self) -> str:
         """The recipe as TOML text, every value written out."""
         return tomli_w.dumps(self.to_dict())
+
+    def plan(self, shape: Shape, classes: int, *, where: str = "recipe") -> tuple[Planned, ...]:
+        """The layers of the network on images of a shape (C, H, W); see `architecture.plan`.
+
+        Raises:
+            SnncError: layers do not fit together, or cannot be trained as the recipe asks.
+        """
+        return plan(self.network, shape, classes, binary=self.input.coding == "rate", where=where)
 
     def resolve(self, overrides: Mapping[str, Any]) -> Recipe:
         """A recipe with some values replaced: keys are dotted, `train.epochs`, `seed`, `method.connectivity`.
@@ -255,19 +273,6 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", value
 
 
-def _plain(node: Any) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for item in dataclasses.fields(node):
-        value = getattr(node, item.name)
-        if item.name == "method" or value is None:
-            continue
-        if dataclasses.is_dataclass(value):
-            out[item.name] = _plain(value)
-        else:
-            out[item.name] = list(value) if isinstance(value, tuple) else value
-    return out
-
-
 def _build_method(values: Any, where: str) -> MethodConfig:
     if not isinstance(values, Mapping):
         raise SnncError("[method] must be a table", where=where, got=repr(values))
@@ -280,66 +285,7 @@ def _build_method(values: Any, where: str) -> MethodConfig:
             got=repr(name),
             allowed=nearest(str(name), METHODS),
         )
-    return _build(method_config(name), rest, where)
-
-
-def _build(cls: type[T], values: Mapping[str, Any], where: str, skip: tuple[str, ...] = ()) -> T:
-    """An instance of the dataclass from plain values, everything checked."""
-    hints = get_type_hints(cls)
-    items = {item.name: item for item in dataclasses.fields(cls) if item.name not in skip}  # type: ignore[arg-type]
-    for key in values:
-        if key not in items:
-            raise SnncError(f"unknown key {key!r}", where=where, allowed=nearest(key, [*items, *skip]))
-    missing = [
-        name
-        for name, item in items.items()
-        if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING and name not in values
-    ]
-    if missing:
-        raise SnncError(f"missing key {missing[0]!r}", where=where)
-    built = {}
-    for key, value in values.items():
-        hint = hints[key]
-        if dataclasses.is_dataclass(hint):
-            if not isinstance(value, Mapping):
-                raise SnncError(f"[{key}] must be a table", where=where, got=repr(value))
-            built[key] = _build(hint, value, f"{where}: [{key}]")  # type: ignore[arg-type]
-        else:
-            built[key] = _checked(
-                value, hint, items[key].metadata, f"{where}: {key}" if cls is Recipe else f"{where} {key}"
-            )
-    return cls(**built)
-
-
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-
-
-def _checked(value: Any, hint: Any, limits: Mapping[str, Any], where: str) -> Any:
-    if get_origin(hint) in (Union, types.UnionType):
-        hint = next(part for part in get_args(hint) if part is not type(None))
-    if get_origin(hint) is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise SnncError("a list is needed", where=where, got=repr(value))
-        return tuple(_checked(item, get_args(hint)[0], limits, where) for item in value)
-    # bool is an int in Python, but not in a recipe.
-    ok = isinstance(value, bool) if hint is bool else isinstance(value, hint) and not isinstance(value, bool)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value, ok = float(value), True
-    if not ok or (hint is float and not math.isfinite(value)):
-        raise SnncError("wrong type of value", where=where, got=repr(value), allowed=_WORDS[hint])
-    if "choices" in limits and value not in limits["choices"]:
-        raise SnncError("unknown choice", where=where, got=repr(value), allowed=nearest(value, limits["choices"]))
-    rules = (
-        ("low", "at least", lambda limit: value >= limit),
-        ("above", "more than", lambda limit: value > limit),
-        ("high", "at most", lambda limit: value <= limit),
-        ("below", "less than", lambda limit: value < limit),
-    )
-    known = [(words, limits[name], holds) for name, words, holds in rules if name in limits]
-    if not all(holds(limit) for _, limit, holds in known):
-        allowed = ", ".join(f"{words} {limit:g}" for words, limit, _ in known)
-        raise SnncError("value out of range", where=where, got=value, allowed=allowed)
-    return value
+    return build(method_config(name), rest, where)
 
 
 def _check_together(recipe: Recipe, where: str) -> None:
@@ -350,5 +296,14 @@ def _check_together(recipe: Recipe, where: str) -> None:
             got=recipe.train.warmup,
             allowed=f"less than {recipe.train.epochs} epochs",
         )
-    if not recipe.network.hidden:
+    network = recipe.network
+    if not network.hidden and not network.layers:
         raise SnncError("at least one hidden layer is needed", where=f"{where}: [network] hidden", got="[]")
+    if network.hidden and network.layers:
+        raise SnncError(
+            "the network is described twice",
+            where=f"{where}: [network] hidden, layers",
+            got=f"hidden = {list(network.hidden)} and {len(network.layers)} layers",
+            allowed="one of them",
+        )
+    recipe.plan(*IMAGES[recipe.data.dataset], where=where)

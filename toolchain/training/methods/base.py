@@ -54,10 +54,13 @@ class Run(Protocol):
         """After the last step: make the set of synapses final."""
 
     def masks(self) -> list[torch.Tensor]:
-        """For each layer, bool (out, in): where a synapse exists."""
+        """For each layer, bool of the weights' shape: where a synapse exists."""
 
     def shrink(self, layer: int, factors: torch.Tensor) -> None:
         """Multiply the weights into each neuron of a layer by factors (out,), more than 0 and at most 1."""
+
+    def rescale(self, layer: int, factors: torch.Tensor) -> None:
+        """Go on with weights that are factors (out,) times as large, not 0; what was learnt of gradients follows."""
 
     def report(self) -> dict[str, float]:
         """Figures for the metrics."""

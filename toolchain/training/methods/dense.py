@@ -52,7 +52,17 @@ class DenseRun:
         return [layer.weight.detach().abs() >= 0 for layer in self._network.layers]
 
     def shrink(self, layer: int, factors: torch.Tensor) -> None:
-        self._network.layers[layer].weight.data.mul_(factors[:, None])
+        part = self._network.layers[layer]
+        part.weight.data.mul_(part.over_outputs(factors))
+
+    def rescale(self, layer: int, factors: torch.Tensor) -> None:
+        part = self._network.layers[layer]
+        wide = part.over_outputs(factors)
+        part.weight.data.mul_(wide)
+        moments = self._optimiser.state.get(part.weight)
+        if moments:
+            moments["exp_avg"].div_(wide)
+            moments["exp_avg_sq"].div_(wide.square())
 
     def report(self) -> dict[str, float]:
         return {}

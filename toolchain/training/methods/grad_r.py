@@ -42,7 +42,7 @@ class GradRewiring(MethodConfig):
 
 
 class GradRRun:
-    """Grad R on the weights, Adam on the biases, and the controller where a connectivity is asked for."""
+    """Grad R on all weights, Adam on biases and batch norms; the controller where a connectivity is asked for."""
 
     def __init__(self, config: GradRewiring, network: SpikingNetwork, total_steps: int, weight_decay: float) -> None:
         import torch
@@ -53,12 +53,12 @@ class GradRRun:
         self._network = network
         self._freeze_at = total_steps - round(config.freeze * total_steps)
         self._optimiser = GradR(
-            [layer.weight for layer in network.layers],
+            network.weights(),
             alpha=config.alpha,
             sparsity=config.sparsity,
             weight_decay=weight_decay,
         )
-        biases = [layer.bias for layer in network.layers if layer.bias is not None]
+        biases = network.others()
         self._biases = torch.optim.Adam(biases) if biases else None
         self._controller = (
             ConnectivityController(
@@ -113,9 +113,14 @@ class GradRRun:
         return [theta > 0 for theta in self._optimiser.thetas()]
 
     def shrink(self, layer: int, factors: torch.Tensor) -> None:
+        part = self._network.layers[layer]
         theta = self._optimiser.thetas()[layer]
-        theta.copy_(theta.clamp(min=0).mul_(factors[:, None]).where(theta > 0, theta))
-        self._optimiser.write(self._network.layers[layer].weight)
+        theta.copy_(theta.clamp(min=0).mul_(part.over_outputs(factors)).where(theta > 0, theta))
+        self._optimiser.write(part.weight)
+
+    def rescale(self, layer: int, factors: torch.Tensor) -> None:
+        part = self._network.layers[layer]
+        self._optimiser.rescale(part.weight, part.over_outputs(factors))
 
     def report(self) -> dict[str, float]:
         return {"alpha": float(self._group["alpha"])}
