@@ -1,0 +1,124 @@
+"""How long and how much memory a compile takes, by size; and the encoder against peers. Not a test: nothing is asserted.
+
+    python -m tests.benchmarks.compile_scale                     # all cases but the largest
+    python -m tests.benchmarks.compile_scale layers-1M vgg16     # these
+    python -m tests.benchmarks.compile_scale --peers             # the encoder against other ways to count
+
+Every case is compiled (all steps of `compile_graph`) in a process of its own, so that its peak memory is its own. Networks
+are drawn at random first; that time is not counted, the memory of the drawn network is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import hw_targets
+from tests.benchmarks import networks
+from toolchain.ir import Graph
+from toolchain.pipeline import Options, compile_graph
+
+CASES: dict[str, tuple[str, str, Callable[[], Graph]]] = {
+    "layers-10k": ("loihi", "10 k neurons and 1 M synapses in layers of 4000", lambda: networks.layers(8_000, 800_000)),
+    "layers-100k": ("loihi", "100 k neurons and 10 M synapses", lambda: networks.layers(100_000, 10_000_000)),
+    "layers-1M": ("loihi", "1 M neurons and 100 M synapses", lambda: networks.layers(1_000_000, 100_000_000)),
+    "wide-100k": ("loihi", "100 k neurons and 10 M synapses in 10 layers", lambda: networks.wide(100_000, 10_000_000)),
+    "cifar10": ("loihi", "the paper's CIFAR-10 network at 0.73 %", networks.cifar10),
+    "mobilenet": ("loihi", "MobileNet at 224 x 224", networks.mobilenet),
+    "vgg16": ("loihi", "VGG-16 at 224 x 224", networks.vgg16),
+}
+USUAL = ("layers-10k", "layers-100k", "cifar10", "mobilenet", "vgg16")
+MOST_CHIPS = 16384
+
+
+def peak_gb() -> float:
+    """The most memory that this process has held, in GB (10**9 bytes)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def measure(name: str) -> dict[str, object]:
+    """Draw and compile one case in this process; plain numbers."""
+    target, _, make = CASES[name]
+    graph = make()
+    neurons, synapses, weights = networks.synapses_of(graph)
+    drawn = peak_gb()
+    steps: list[tuple[str, float, float, str]] = []
+
+    def observe(number: int, count: int, step: str, note: str, seconds: float) -> None:
+        steps.append((step, seconds, peak_gb(), note))
+        print(f"  {step:22} {seconds:8.2f} s  peak {peak_gb():5.2f} GB  {note}", file=sys.stderr, flush=True)
+
+    began, cpu = time.perf_counter(), time.process_time()
+    state = compile_graph(graph, hw_targets.load(target), Options(chips=MOST_CHIPS), observe)
+    return {
+        "case": name,
+        "neurons": neurons,
+        "synapses": synapses,
+        "weights": weights,
+        "seconds": time.perf_counter() - began,
+        "cpu": time.process_time() - cpu,
+        "drawn": drawn,
+        "peak": peak_gb(),
+        "allowed": 3 * weights * 8 / 1e9 + 1,
+        "cores": len(state.mapping.cores),
+        "chips": state.mapping.n_chips,
+        "steps": steps,
+    }
+
+
+def child(name: str) -> dict[str, object] | None:
+    """The numbers of one case, measured in a process of its own; None where it failed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.compile_scale", "--child", name], stdout=subprocess.PIPE, text=True
+    )
+    return json.loads(done.stdout) if done.returncode == 0 else None
+
+
+HEAD = "| case | neurons | synapses | stored weights | wall s | CPU s | peak GB | goal GB | cores | chips |"
+
+
+def row(found: dict[str, object]) -> str:
+    return (
+        f"| {found['case']} | {found['neurons']:,} | {found['synapses']:,} | {found['weights']:,} | "
+        f"{found['seconds']:.1f} | {found['cpu']:.1f} | {found['peak']:.2f} | {found['allowed']:.2f} | "
+        f"{found['cores']:,} | {found['chips']} |"
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; without any: {', '.join(USUAL)}"
+    )
+    parser.add_argument("--peers", action="store_true", help="the encoder on one slice, against other ways to count it")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    unknown = [name for name in given.cases if name not in CASES]
+    if unknown:
+        parser.error(f"unknown case {', '.join(unknown)}; known: {', '.join(CASES)}")
+    if given.child:
+        print(json.dumps(measure(given.child)))
+        return 0
+    if given.peers:
+        from tests.benchmarks import peers
+
+        return peers.main()
+    rows = []
+    for name in given.cases or USUAL:
+        print(f"{name}: {CASES[name][1]}", file=sys.stderr, flush=True)
+        found = child(name)
+        if found is None:
+            print(f"  {name} failed", file=sys.stderr)
+        else:
+            rows.append(row(found))
+    print("\n".join([HEAD, "|---" + "|--:" * 9 + "|", *rows]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
