@@ -1,11 +1,11 @@
-"""How long and how much memory a compile takes, by size; and the encoder against peers. Not a test: nothing is asserted.
+"""How long and how much memory a compile takes, by size; and the encoder against peers. No test: nothing is asserted.
 
     python -m tests.benchmarks.compile_scale                     # all cases but the largest
     python -m tests.benchmarks.compile_scale layers-1M vgg16     # these
     python -m tests.benchmarks.compile_scale --peers             # the encoder against other ways to count
 
-Every case is compiled (all steps of `compile_graph`) in a process of its own, so that its peak memory is its own. Networks
-are drawn at random first; that time is not counted, the memory of the drawn network is.
+Every case is compiled (all steps of `compile_graph`) in a process of its own, so that its peak memory is its own. The
+network is drawn at random first; that time is not counted, its memory is.
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ def vgg16(size: int = 224, density: float = 1.0, classes: int = 1000, hidden: in
 
 
 def mobilenet(size: int = 224, classes: int = 1000) -> Graph:
-    """MobileNet: a convolution with stride 2, then 13 pairs of a depthwise and a pointwise convolution, and a dense one.
+    """MobileNet: a convolution with stride 2, then 13 times a depthwise and a pointwise one, and a dense layer.
 
     The average over the last map is taken by the last layer's weights: its neurons see all positions.
     """
@@ -145,7 +145,7 @@ def mobilenet(size: int = 224, classes: int = 1000) -> Graph:
 
 
 def cifar10(density: float = 0.0073, repeat: Sequence[int] = (3, 3)) -> Graph:
-    """The paper's CIFAR-10 network: (256C3-LIF) x 3, max pooling, x 3, max pooling, dense 2048, dense 100 (10 votes)."""
+    """The paper's CIFAR-10 network: (256C3-LIF) x 3, max pooling, x 3, max pooling, dense 2048, dense 100 (votes)."""
     build = Builder("cifar10-6conv", (3, 32, 32))
     for block, count in enumerate(repeat, start=1):
         for k in range(count):
