@@ -54,7 +54,7 @@ class _Paths:
     """
 
     work: int = 0
-    enough: int = 2_000_000  # synapses and sources, and 5000 a slice: about a second
+    enough: int = 600_000  # synapses and sources, and 5000 a slice: half a second to a second
 
     def write(self, lists: SynapseLists) -> Callable[[SynapseLists, FormatChoice, int, Parameters], Written]:
         if self.work < self.enough:
