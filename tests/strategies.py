@@ -100,11 +100,13 @@ def wirings(
     codings: tuple[str, ...],
     branches: bool,
     wide: bool | Collection[str],
+    entry: Input | None = None,
 ) -> Wiring:
     features = FEATURES if wide is True else frozenset(wide or ())
     assert features <= FEATURES, features - FEATURES
     maps = bool(features & {"convolution", "pooling"})
-    entry = draw(inputs(codings=codings, max_size=max_size, shape=draw(_shapes(max_size)) if maps else None))
+    if entry is None:
+        entry = draw(inputs(codings=codings, max_size=max_size, shape=draw(_shapes(max_size)) if maps else None))
     shapes: dict[str, Shape] = {entry.name: draw(_shapes_of(entry.size)) if maps else (entry.size,)}
     edges: list[Edge] = []
     maxima: set[str] = set()
@@ -141,7 +143,7 @@ def wirings(
     if "delay" in features:
         for edge in edges:
             if not (entry.on_host and edge.source == entry.name):
-                edge.delay = draw(st.sampled_from((0, 0, 0, 0, 1, 2, 3, 7)))
+                edge.delay = draw(st.sampled_from((0, 0, 0, 0, 0, 1, 2, 7)))
     if "recurrent" in features:
         _close_loops(draw, wiring, shapes, random)
     return wiring
@@ -260,11 +262,12 @@ def programs(
     may_wrap: bool = False,
     max_exponent: int = 8,
     wide: bool | Collection[str] = False,
+    entry: Input | None = None,
 ) -> Program:
     """A program that verifies.
 
     branches: several populations in a layer, several connections into a population.  steps: exactly so many.
-    wide: see above.
+    wide: see above.  entry: this input.
     """
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     wiring = draw(
@@ -276,6 +279,7 @@ def programs(
             codings=codings,
             branches=branches,
             wide=wide,
+            entry=entry,
         )
     )
     populations: list[Compartments] = []
@@ -409,11 +413,11 @@ def may_wrap(program: Program) -> bool:
 
 def _drive(connections: list[IntegerConnection], entry: Input) -> NDArray[np.int64]:
     """For each neuron of a population an upper bound of |a|: what arrives when every source fires."""
-    return sum(  # type: ignore[return-value]
-        c.synapses.connectivity.target_sums(np.abs(c.synapses.values))
-        * (entry.payload_max if c.source == entry.name else 1)
-        for c in connections
-    )
+    total = np.zeros(connections[0].synapses.connectivity.n_targets, np.int64)
+    for c in connections:
+        sums = c.synapses.connectivity.target_sums(np.abs(c.synapses.values))
+        total += entry.inject(sums * entry.payload_max) if c.source == entry.name else sums
+    return total
 
 
 def _peak(population: Compartments, connections: list[IntegerConnection], entry: Input, steps: int) -> int:

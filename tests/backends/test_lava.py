@@ -129,7 +129,7 @@ def test_stock_sources_and_sinks_agree_with_ours(lava: Interpreter, tmp_path: Pa
     for coding in ("rate", "graded"):
         program = chain(2, coding=coding)
         spec = backend.to_spec(program, samples, slices={"n0": [1]})
-        stock = _spec.Spec(**{**vars(spec), "stock_io": True})
+        stock = dataclasses.replace(spec, all_stock=True)
         wanted = reference.run(program, samples)
         folder = tmp_path / coding
         folder.mkdir()
@@ -208,23 +208,11 @@ def test_decays_and_the_lowest_weight_to_the_last_bit(lava: Interpreter) -> None
     assert_equal(backend.run(program, samples), wanted)
 
 
-# --- the property: hundreds of random networks, whole and cut into slices ------------------------------------------
+# --- the property, for networks cut into slices (whole ones: test_lava_wide.py) -------------------------------------
 
 RUNS = [("rate", 5, 0), ("rate", 2, 1), ("graded", 4, 2), ("graded", 1, 3), ("current", 6, 4), ("current", 3, 5)]
 FAMILIES, MEMBERS = 9, 6
 assert len(RUNS) * FAMILIES * MEMBERS >= 300
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("coding", "steps", "seed"), RUNS)
-def test_random_networks_spike_for_spike(lava: Interpreter, coding: str, steps: int, seed: int) -> None:
-    rng = np.random.default_rng([20240, seed])
-    program = random_program(rng, coding=coding, steps=steps, families=FAMILIES, members=MEMBERS)
-    samples = random_samples(rng, program, 3)
-    wanted = reference.run(program, samples)
-    fired = np.mean([spikes.any() for spikes in wanted.spikes.values()])
-    assert fired > 0.5, "most populations must fire for this to say anything"
-    assert_equal(backend.run(program, samples), wanted, f"seed {seed}, whole: ")
 
 
 @pytest.mark.slow
@@ -234,8 +222,10 @@ def test_random_networks_cut_into_slices(lava: Interpreter, coding: str, steps: 
     program = random_program(rng, coding=coding, steps=steps, families=FAMILIES, members=MEMBERS)
     samples = random_samples(rng, program, 3)
     slices = random_cuts(rng, program, 2)
-    got = backend.run(program, samples, slices=slices)
-    assert_equal(got, reference.run(program, samples), f"seed {seed}, slices {slices}: ")
+    wanted = reference.run(program, samples)
+    fired = np.mean([spikes.any() for spikes in wanted.spikes.values()])
+    assert fired > 0.5, "most populations must fire for this to say anything"
+    assert_equal(backend.run(program, samples, slices=slices), wanted, f"seed {seed}, slices {slices}: ")
 
 
 def test_the_random_networks_cover_what_they_should() -> None:

@@ -54,6 +54,12 @@ def test_a_good_one_passes_and_reads_back_equal(tmp_path: Path) -> None:
         ({"decay_u": 4097}, "du must be an integer"),
         ({"decay_u": 2048.0}, "du must be an integer in range: got 2048.0"),
         ({"decay_u": True}, "du must be an integer"),
+        ({"decay_u": np.array([1, 4096, 4097, 1])}, "du out of range"),
+        ({"decay_v": np.array([1, 2, 3])}, "dv has the wrong shape"),
+        ({"threshold": np.array([1, 2.5, 3, 4])}, "vth must be integers"),
+        ({"reset": "soft"}, "unknown reset"),
+        ({"refractory": 63}, "refractory period must be an integer"),
+        ({"refractory": 1, "reset": "subtract"}, "a refractory period needs reset 'zero'"),
         ({"decay_v": -1}, "dv must be an integer"),
         ({"decay_v": 4096}, "dv must be an integer"),
         ({"decay_v": 0.5}, "dv must be an integer"),
@@ -86,8 +92,9 @@ def test_registers(changes: dict[str, Any], message: str) -> None:
         ({"weight_bits": 9}, "weight bits must be an integer"),
         ({"exponent": -1}, "weight exponent must be an integer"),
         ({"exponent": 16}, "weight exponent must be an integer"),
-        ({"target": "n1"}, "leads to the next depth"),
-        ({"source": "n0", "target": "n0"}, "leads to the next depth"),
+        ({"source": "n0", "target": "n0"}, r"steps from spike to arrival must be an integer in range: got 0"),
+        ({"delay": 63}, r"steps from spike to arrival must be an integer in range: got 64"),
+        ({"delay": -1}, "delay must be an integer"),
         ({"source": "nobody"}, "ends must be known"),
         ({"targets": np.tile([0, 1, 2, 4], 4)}, "targets out of range"),
         ({"targets": np.tile([0, 2, 1, 3], 4)}, "targets must ascend"),
@@ -101,6 +108,54 @@ def test_synapses(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(_spec.SpecError, match=message) as caught:
         _spec.check(with_connection(**changes))
     assert caught.value.where == "c0"
+
+
+def with_kernel(**changes: Any) -> _spec.Spec:
+    """The first connection as a kernel of 1 x 3 with padding over a map of 1 x 1 x 4."""
+    kernel = _spec.Kernel((1, 1, 4), (1, 1, 4), (1, 3), (1, 1), ((0, 0), (1, 1)), (1, 1))
+    lists = {"indptr": np.arange(4), "targets": np.zeros(3, int), "mantissas": np.array([1, 2, 3])}
+    return with_connection(**lists, kernel=dataclasses.replace(kernel, **changes))
+
+
+def test_a_kernel_and_the_synapses_that_it_stands_for(tmp_path: Path) -> None:
+    good = with_kernel()
+    _spec.write(good, tmp_path)
+    connection = _spec.read(tmp_path).connections[0]
+    assert connection.kernel == good.connections[0].kernel
+    dense = np.zeros((4, 4), int)
+    sources, targets, mantissas = connection.unroll()
+    dense[targets, sources] = mantissas
+    # No flip: the middle entry at the neuron itself, the last one at the neuron after it.
+    assert dense.tolist() == [[2, 3, 0, 0], [1, 2, 3, 0], [0, 1, 2, 3], [0, 0, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"source": (1, 1, 5)}, "the maps are not of the populations' sizes"),
+        ({"size": (1, 2)}, "a map has another size"),
+        ({"stride": (1, 2)}, "a map has another size"),
+        ({"dilation": (1, 0)}, "kernel dilation must be an integer"),
+        ({"padding": ((0, 0), (-1, 3))}, "kernel padding must be an integer"),
+    ],
+)
+def test_kernels(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(_spec.SpecError, match=message) as caught:
+        _spec.check(with_kernel(**changes))
+    assert caught.value.where == "c0"
+
+
+def test_registers_one_a_neuron_read_back(tmp_path: Path) -> None:
+    good = with_population(threshold=np.arange(4), reset="subtract")
+    _spec.write(good, tmp_path)
+    read = _spec.read(tmp_path).populations[1]
+    assert read.threshold.tolist() == [0, 1, 2, 3]
+    assert (read.reset, read.stock, good.populations[2].stock) == ("subtract", False, True)
+
+
+def test_a_readout_sends_no_spikes() -> None:
+    with pytest.raises(_spec.SpecError, match="a readout sends no spikes"):
+        _spec.check(with_population(reset="none"))
 
 
 def test_a_source_without_synapses_at_any_place() -> None:
@@ -152,8 +207,8 @@ def test_names_inputs_records_and_steps() -> None:
 def test_unknown_version_is_refused(tmp_path: Path) -> None:
     _spec.write(spec(), tmp_path)
     header = json.loads((tmp_path / "spec.json").read_text())
-    (tmp_path / "spec.json").write_text(json.dumps({**header, "version": 2}))
-    with pytest.raises(_spec.SpecError, match="unknown format: got snnc-lava 2"):
+    (tmp_path / "spec.json").write_text(json.dumps({**header, "version": 1}))
+    with pytest.raises(_spec.SpecError, match="unknown format: got snnc-lava 1"):
         _spec.read(tmp_path)
 
 

@@ -1,8 +1,8 @@
 """The reference simulator against a second definition in plain Python (scalar.py), and against hand computation.
 
 The second one is one long run without a gap, as a chip does it: a spike is under way for some steps, samples follow
-each other, and every population's state is cleared where its own window begins. That the reference equals it, with windows
-laid on top of each other and each sample alone, is the claim on which every window in the toolchain rests.
+each other, and every population's state is cleared where its own window begins. That the reference equals it, with
+windows laid on top of each other and each sample alone, is the claim on which every window in the toolchain rests.
 """
 
 from dataclasses import replace

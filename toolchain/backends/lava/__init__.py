@@ -1,4 +1,4 @@
-"""The Lava back end: stock fixed-point processes of lava-nc 0.10, in a child process with an interpreter of its own.
+"""The Lava back end: fixed-point processes of lava-nc 0.10, in a child process with an interpreter of its own.
 
 This is the parent's side. The child is `worker.py`; it shares no class with the toolchain, only the spec folder that
 `_spec.py` describes.
@@ -14,7 +14,9 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,8 @@ from toolchain.backends.trace import Trace
 from toolchain.environment import find_lava
 from toolchain.errors import SnncError, ToolError
 from toolchain.ir import Compartments, Program
+from toolchain.ir.convolution import Convolution
+from toolchain.ir.pattern import Pattern
 
 WORKER = Path(__file__).with_name("worker.py")
 WORKER_FILES = ("worker.py", "_spec.py", "_compat.py")
@@ -56,12 +60,47 @@ def run(
         ToolError: no interpreter with Lava, or the run failed, died or passed its deadline.
     """
     began = time.perf_counter()
-    interpreter = find_lava()
     known = [program.input.name, *(p.name for p in program.populations)]
     wanted = known if record is None else [name for name in known if name in record]
     if not len(samples):
         raise SnncError("there are no samples to run", where=program.name, got=0, allowed="one or more")
     spec = to_spec(program, samples, slices=slices or {})
+    found = execute(spec, record=wanted, deadline_s=deadline_s, progress=progress)
+    spikes, counts = found.spikes, found.counts
+    if program.input.name not in counts:
+        # These spikes come from outside and are no process's output: they are what was sent.
+        sent = (program.input.encode(samples, 1)[0] != 0).astype(np.uint8)
+        counts[program.input.name] = sent.astype(np.int32) * program.steps
+        if program.input.name in wanted:
+            spikes[program.input.name] = np.repeat(sent[:, None, :], program.steps, axis=1)
+    return Trace(
+        spikes={name: spikes[name] for name in wanted},
+        counts={name: counts[name] for name in known},
+        output=program.output.name,
+        seconds=time.perf_counter() - began,
+        potentials=found.potentials,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """What the populations of a spec did: as in a Trace. report: times and sizes, from the worker."""
+
+    spikes: dict[str, NDArray[np.uint8]]
+    counts: dict[str, NDArray[np.int32]]
+    potentials: dict[str, NDArray[np.int64]]
+    report: dict[str, Any]
+
+
+def execute(
+    spec: _spec.Spec,
+    *,
+    record: Collection[str] | None = None,
+    deadline_s: float | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Recorded:
+    """Run a spec in a child process; one spec may hold many networks side by side. Options and errors as of `run`."""
+    interpreter = find_lava()
     with tempfile.TemporaryDirectory(prefix="snnc-lava-") as name:
         folder = Path(name)
         with _refusals():
@@ -80,19 +119,7 @@ def run(
             on_poll=watch,
         )
         _raise_failure(folder, status)
-        spikes, counts = _read_trace(folder, spec, wanted)
-    if program.input.name not in counts:
-        # These spikes come from outside and are no process's output: they are what was sent.
-        sent = (program.input.encode(samples, 1)[0] != 0).astype(np.uint8)
-        counts[program.input.name] = sent.astype(np.int32) * program.steps
-        if program.input.name in wanted:
-            spikes[program.input.name] = np.repeat(sent[:, None, :], program.steps, axis=1)
-    return Trace(
-        spikes={name: spikes[name] for name in wanted},
-        counts={name: counts[name] for name in known},
-        output=program.output.name,
-        seconds=time.perf_counter() - began,
-    )
+        return _read(folder, spec, spec.record if record is None else record)
 
 
 def export(program: Program, directory: str | Path) -> None:
@@ -125,12 +152,12 @@ def to_spec(
             name=c.name,
             source=c.source,
             target=c.target,
-            indptr=c.synapses.connectivity.indptr,
-            targets=c.synapses.connectivity.targets,
+            **_pattern(c.synapses.connectivity),
             mantissas=c.synapses.mantissa,
             sign_mode=c.synapses.sign_mode,
             weight_bits=int(c.synapses.weight_bits),
             exponent=int(c.synapses.exponent),
+            delay=int(c.delay),
         )
         for c in program.connections
         if c.name not in on_host
@@ -146,22 +173,38 @@ def to_spec(
     )
 
 
+def _pattern(pattern: Pattern) -> dict[str, Any]:
+    """The lists of a connection, or those of its kernel and where it is applied."""
+    if not isinstance(pattern, Convolution):
+        listed, _ = pattern.unroll()
+        return {"indptr": listed.indptr, "targets": listed.targets}
+    kernel = _spec.Kernel(
+        pattern.source, pattern.target, pattern.size, pattern.stride, pattern.padding, pattern.dilation
+    )
+    return {"indptr": pattern.kernel.indptr, "targets": pattern.kernel.targets, "kernel": kernel}
+
+
 def _population(compartments: Compartments, depth: int) -> _spec.Population:
     return _spec.Population(
         name=compartments.name,
         size=compartments.size,
         depth=depth,
-        decay_u=_plain(compartments.du),
-        decay_v=_plain(compartments.dv),
-        threshold=_plain(compartments.vth),
+        decay_u=_registers(compartments.du),
+        decay_v=_registers(compartments.dv),
+        threshold=_registers(compartments.vth),
         bias_mantissas=compartments.bias_mantissa,
-        bias_exponent=_plain(compartments.bias_exponent),
+        bias_exponent=_registers(compartments.bias_exponent),
+        reset=compartments.reset,
+        refractory=int(compartments.refractory),
     )
 
 
-def _plain(value: int) -> int:
-    """A numpy integer as Python's own; anything else as it is, for the check to refuse."""
-    return int(value) if isinstance(value, np.integer) else value
+def _registers(value: Any) -> Any:
+    """A numpy integer, or an array of equal ones, as Python's own; anything else as it is, for the check to refuse."""
+    values = np.asarray(value)
+    if np.issubdtype(values.dtype, np.integer) and values.size and (values == values.flat[0]).all():
+        return int(values.flat[0])
+    return value
 
 
 # --- what each input coding becomes: populations, sources, their values, connections that the host computes ------
@@ -172,7 +215,7 @@ Entry = tuple[list[_spec.Population], list[_spec.Source], dict[str, np.ndarray],
 def _rate(program: Program, samples: NDArray[np.integer] | None) -> Entry:
     # A current of x into a memoryless neuron equals a bias of x * 2^6.
     source = _spec.Source(f"{program.input.name}.values", "rate", program.input.size, program.input.name)
-    neurons = program.input.compartments  # type: ignore[attr-defined]
+    neurons = program.input.compartments
     values = {} if samples is None else {source.name: program.input.read(samples)}
     return [_population(neurons, 0)], [source], values, set()
 
@@ -189,10 +232,9 @@ def _current(program: Program, samples: NDArray[np.integer] | None) -> Entry:
         name = f"{connection.name}.current"
         sources.append(_spec.Source(name, "current", connection.synapses.connectivity.n_targets, connection.target))
         if samples is not None:
-            weights = connection.synapses.connectivity.matrix(connection.synapses.values)
+            total = connection.synapses.connectivity.product(connection.synapses.values)
             # Once a sample, whatever the number of steps: the same integers at each of them.
-            sums = (weights @ program.input.encode(samples, 1)[0].T).T
-            values[name] = program.input.inject(sums)
+            values[name] = program.input.inject(total(program.input.encode(samples, 1)[0]))
     return [], sources, values, {connection.name for connection in on_host}
 
 
@@ -255,13 +297,19 @@ def _raise_failure(folder: Path, status: int) -> None:
     )
 
 
-def _read_trace(
-    folder: Path, spec: _spec.Spec, wanted: Collection[str]
-) -> tuple[dict[str, NDArray[np.uint8]], dict[str, NDArray[np.int32]]]:
-    spikes, counts = {}, {}
+def _read(folder: Path, spec: _spec.Spec, wanted: Collection[str]) -> Recorded:
+    found = Recorded({}, {}, {}, json.loads((folder / "result.json").read_text()))
     for i, name in enumerate(spec.record):
-        counts[name] = np.load(folder / f"counts_{i}.npy", allow_pickle=False)
+        shape = (spec.samples, spec.steps, spec.sizes[name])
+        if (folder / f"potentials_{i}.npy").exists():
+            # A readout: it never spikes.
+            found.potentials[name] = np.load(folder / f"potentials_{i}.npy", allow_pickle=False).astype(np.int64)
+            found.counts[name] = np.zeros((shape[0], shape[2]), np.int32)
+            if name in wanted:
+                found.spikes[name] = np.zeros(shape, np.uint8)
+            continue
+        found.counts[name] = np.load(folder / f"counts_{i}.npy", allow_pickle=False)
         if name in wanted:
             bits = np.load(folder / f"trace_{i}.npy", allow_pickle=False)
-            spikes[name] = np.unpackbits(bits, axis=2, count=spec.sizes[name])
-    return spikes, counts
+            found.spikes[name] = np.unpackbits(bits, axis=2, count=shape[2])
+    return found

@@ -1,4 +1,4 @@
-"""The Lava side: builds stock Lava processes from a spec folder, and runs them.
+"""The Lava side: builds Lava processes from a spec folder, stock ones where Lava has them, and runs them.
 
 Runs in an interpreter that has Lava and needs only numpy and scipy besides. Two uses:
 - `python worker.py FOLDER`, started by the parent (`toolchain.backends.lava.run`): runs the network of FOLDER on its
@@ -48,7 +48,8 @@ from lava.proc.dense.process import Dense
 from lava.proc.io.sink import RingBuffer as StockSink
 from lava.proc.io.source import RingBuffer as StockSource
 from lava.proc.lif.process import LIF, LIFReset
-from lava.proc.sparse.process import Sparse
+from lava.proc.sparse.models import AbstractPySparseModelBitAcc
+from lava.proc.sparse.process import DelaySparse, Sparse
 from lava.utils.weightutils import SignMode
 
 # Above this share of connected pairs a dense matrix is the faster process; both compute the same sums.
@@ -115,6 +116,214 @@ for _port in range(SINK_PORTS):
     setattr(PyBitSink, f"a_in{_port}", LavaPyType(PyInPort.VEC_DENSE, np.int32))
 
 
+class LastValueSink(AbstractProcess):
+    """Writes what arrives at the last step of sample k's window into row k of a memory-mapped file."""
+
+    def __init__(self, *, size: int, steps: int, lag: int, path: str, **options: Any) -> None:
+        super().__init__(steps=steps, lag=lag, path=path, **options)
+        self.a_in = InPort(shape=(size,))
+
+
+@implements(proc=LastValueSink, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class PyLastValueSink(PyLoihiProcessModel):
+    a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+
+    def __init__(self, proc_params: Any) -> None:
+        super().__init__(proc_params)
+        self.rows = np.load(proc_params["path"], mmap_mode="r+")
+
+    def run_spk(self) -> None:
+        values = self.a_in.recv()
+        sample, step = divmod(self.time_step - 1 - self.proc_params["lag"], self.proc_params["steps"])
+        if 0 <= sample < len(self.rows) and step == self.proc_params["steps"] - 1:
+            self.rows[sample] = values
+
+
+# --- processes of our own: what a Loihi core does and Lava's fixed-point processes do not --------------------------
+
+
+class Compartments(AbstractProcess):
+    """Neurons with soft reset, refractory period, registers of their own, or none but a potential to read.
+
+    Lava's LIF has one decay and threshold for all neurons, resets to zero only, and has its refractory period in
+    floating point only. With reset "none" the potential is sent at every step in place of spikes.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: int,
+        decay_u: np.ndarray,
+        decay_v: np.ndarray,
+        threshold: np.ndarray,
+        bias: np.ndarray,
+        reset: str,
+        refractory: int,
+        interval: int | None,
+        offset: int,
+        **options: Any,
+    ) -> None:
+        registers = {"keep_u": 4096 - decay_u, "keep_v": 4096 - decay_v, "limit": threshold << 6, "bias": bias}
+        rule = {"reset": reset, "refractory": refractory, "interval": interval, "offset": offset}
+        super().__init__(**registers, **rule, **options)
+        self.a_in = InPort(shape=(size,))
+        self.s_out = OutPort(shape=(size,))
+
+
+@implements(proc=Compartments, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class PyCompartments(PyLoihiProcessModel):
+    a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
+
+    def __init__(self, proc_params: Any) -> None:
+        super().__init__(proc_params)
+        for name in ("keep_u", "keep_v", "limit", "bias", "reset", "refractory", "interval", "offset"):
+            setattr(self, name, proc_params[name])
+        self.clear()
+
+    def clear(self) -> None:
+        self.u, self.v, self.waits = (np.zeros(self.bias.shape, np.int64) for _ in range(3))
+
+    def run_spk(self) -> None:
+        a = self.a_in.recv().astype(np.int64)
+        if self.interval and self.time_step % self.interval == self.offset:
+            self.clear()
+        full = 1 << 24
+        u = toward_zero(self.u * self.keep_u) + (a << 6)
+        u = np.where(u > full // 2, u - full, u)
+        self.u = np.where(u <= -full // 2, u + full, u)
+        v = toward_zero(self.v * self.keep_v) + self.u + self.bias
+        self.v = np.clip(v, 1 - full // 2, full // 2 - 1)
+        if self.reset == "none":
+            self.s_out.send(self.v.astype(np.int32))
+            return
+        self.v[self.waits > 0] = 0
+        self.waits = np.maximum(self.waits - 1, 0)
+        fired = self.v > self.limit
+        self.v = np.where(fired, self.v - self.limit if self.reset == "subtract" else 0, self.v)
+        self.waits[fired] = self.refractory
+        self.s_out.send(fired)
+
+
+def toward_zero(product: np.ndarray) -> np.ndarray:
+    """A product with a decay's 12 bit fraction, those bits cut."""
+    return np.sign(product) * (np.abs(product) >> 12)
+
+
+class Held(NamedTuple):
+    """How a connection holds its sums: they arrive `takes` steps after the spikes that they come from, 1 or more.
+
+    Stock connections hold them for one step and clear nothing between samples; nor does LIFReset. What arrives in the
+    first `silent` steps of a window of the target, `interval` steps long and beginning at step `lag`, was sent in the
+    window before, and is left out. Without interval nothing is.
+    """
+
+    takes: int
+    silent: int
+    interval: int | None
+    lag: int
+
+    @property
+    def stock(self) -> bool:
+        """Whether it is what stock connections do."""
+        return self.takes == 1 and (not self.silent or self.interval is None)
+
+
+class HoldsSums:
+    """For process models: holds the sums of a model that sends `a_buff`, receives, and puts new sums there."""
+
+    proc_params: Any
+    time_step: int
+    a_buff: np.ndarray
+    ring: list[np.ndarray] | None = None
+
+    def run_spk(self) -> None:
+        held: Held = self.proc_params["held"]
+        if self.ring is None:
+            self.ring = [np.zeros_like(self.a_buff)] * held.takes
+        place = self.time_step % held.takes
+        self.a_buff = self.ring[place]
+        if held.interval and (self.time_step - 1 - held.lag) % held.interval < held.silent:
+            self.a_buff = np.zeros_like(self.a_buff)
+        super().run_spk()  # type: ignore[misc]
+        self.ring[place] = self.a_buff
+
+
+class HeldSparse(Sparse):
+    """Lava's sparse connection, with its own arithmetic, whose sums are held as `held` says."""
+
+    def __init__(self, *, held: Held, **options: Any) -> None:
+        super().__init__(held=held, **options)
+
+
+@implements(proc=HeldSparse, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class PyHeldSparse(HoldsSums, AbstractPySparseModelBitAcc):
+    pass
+
+
+class Convolution(AbstractProcess):
+    """A large kernel, applied without listing its synapses; the sums are held as `held` says.
+
+    (Lava's own convolution flips its kernel, has maps as (x, y, channel), ignores the weight exponent, and is slower.)
+    rows, columns: the slices (start, stop) of source and target that it serves.
+    """
+
+    def __init__(
+        self,
+        *,
+        connection: _spec.Connection,
+        rows: tuple[int, int],
+        columns: tuple[int, int],
+        held: Held,
+        **options: Any,
+    ) -> None:
+        super().__init__(connection=connection, rows=rows, columns=columns, held=held, **options)
+        self.s_in = InPort(shape=(rows[1] - rows[0],))
+        self.a_out = OutPort(shape=(columns[1] - columns[0],))
+
+
+class ConvolutionModel(PyLoihiProcessModel):
+    s_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    a_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
+
+    def __init__(self, proc_params: Any) -> None:
+        super().__init__(proc_params)
+        connection, (self.first, self.last) = proc_params["connection"], proc_params["rows"]
+        start, stop = proc_params["columns"]
+        kernel = connection.kernel
+        # The output channels of which the slice holds at least a part, and its place among theirs.
+        low, high = start // kernel.places, -(-stop // kernel.places)
+        self.part = slice(start - low * kernel.places, stop - low * kernel.places)
+        weights = csr_by_target(connection, kernel.target[0])[low:high]
+        used = np.unique(weights.indices)
+        self.reads = kernel.reads()[used]
+        weights = weights[:, used].astype(np.int64) * (1 << connection.exponent)
+        # Sums stay below 2^25, so float64 is exact, and a dense product in it several times faster.
+        dense = weights.nnz > DENSE_FROM * weights.shape[0] * weights.shape[1]
+        self.weights = weights.toarray().astype(np.float64) if dense else weights
+        # One place more than there are sources stands for all that lies outside of the map.
+        self.spikes = np.zeros(int(np.prod(kernel.source)) + 1, self.weights.dtype)
+        self.a_buff = np.zeros(stop - start, np.int32)
+
+    def run_spk(self) -> None:
+        self.a_out.send(self.a_buff)
+        self.spikes[self.first : self.last] = self.s_in.recv()
+        self.a_buff = (self.weights @ self.spikes[self.reads]).reshape(-1)[self.part].astype(np.int32)
+
+
+@implements(proc=Convolution, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class PyConvolution(HoldsSums, ConvolutionModel):
+    pass
+
+
 # --- from a spec to processes -----------------------------------------------------------------------------------------
 
 
@@ -131,14 +340,16 @@ class Network:
     """Lava processes of one compiled network, connected among themselves, open at both ends.
 
     `inputs[name]` are the in-ports of an input (integers per neuron and step), `outputs[name]` the spike out-port of a
-    population, each as one Part unless it was sliced. `lags[name]` is the step at which the first window of an
-    input or population begins, counted from 0; windows are `steps` long and follow each other without a gap.
+    population (a readout's sends its potential), each as one Part unless it was sliced. `lags[name]` is the step at
+    which the first window of an input or population begins, counted from 0; windows are `steps` long and follow each
+    other without a gap. `neurons` are the processes that hold them, `processes` all.
     """
 
     steps: int
     inputs: dict[str, tuple[Part, ...]]
     outputs: dict[str, tuple[Part, ...]]
     lags: dict[str, int]
+    neurons: list[Any] = field(default_factory=list)
     processes: list[Any] = field(default_factory=list)
 
     def feed(self, port: Any) -> None:
@@ -177,7 +388,7 @@ def build(directory: str | Path | _spec.Spec, *, reset: bool = True) -> Network:
     for connection in spec.connections:
         for i, source_bounds in enumerate(spec.bounds(connection.source)):
             for j, target_bounds in enumerate(spec.bounds(connection.target)):
-                synapses = _synapses(connection, spec, source_bounds, target_bounds)
+                synapses = _synapses(connection, spec, source_bounds, target_bounds, reset)
                 if connection.source in entries:
                     entries[connection.source][i].append(synapses.s_in)
                 else:
@@ -199,51 +410,99 @@ def build(directory: str | Path | _spec.Spec, *, reset: bool = True) -> Network:
         name: tuple(Part(a, b, (p.s_out,)) for (a, b), p in zip(spec.bounds(name), parts, strict=True))
         for name, parts in neurons.items()
     }
-    return Network(spec.steps, inputs, outputs, spec.depths, processes)
+    cells = [process for parts in neurons.values() for process in parts]
+    return Network(spec.steps, inputs, outputs, spec.depths, cells, processes)
 
 
 def _neurons(population: _spec.Population, start: int, stop: int, interval: int | None) -> Any:
-    options: dict[str, Any] = {}
-    if interval is not None:
-        # Time steps count from 1, so the window of depth 0 begins at step 1.
-        options = {"reset_interval": interval, "reset_offset": (population.depth + 1) % interval}
+    name = f"{population.name}[{start}:{stop}]"
+    # Time steps count from 1, so the window of depth 0 begins at step 1.
+    offset = (population.depth + 1) % interval if interval is not None else 0
+    mantissas = np.asarray(population.bias_mantissas[start:stop], np.int32)
+    if not population.stock:
+
+        def registers(values: int | np.ndarray) -> np.ndarray:
+            return np.broadcast_to(np.asarray(values, np.int64), (population.size,))[start:stop]
+
+        return Compartments(
+            size=stop - start,
+            decay_u=registers(population.decay_u),
+            decay_v=registers(population.decay_v),
+            threshold=registers(population.threshold),
+            bias=mantissas.astype(np.int64) << population.bias_exponent,
+            reset=population.reset,
+            refractory=population.refractory,
+            interval=interval,
+            offset=offset,
+            name=name,
+        )
+    options = {} if interval is None else {"reset_interval": interval, "reset_offset": offset}
     return (LIF if interval is None else LIFReset)(
         shape=(stop - start,),
         # The register of the current decay has an offset of one; that of the voltage decay has none.
         du=int(population.decay_u) - 1,
         dv=int(population.decay_v),
         vth=int(population.threshold),
-        bias_mant=np.asarray(population.bias_mantissas[start:stop], np.int32),
+        bias_mant=mantissas,
         bias_exp=int(population.bias_exponent),
-        name=f"{population.name}[{start}:{stop}]",
+        name=name,
         **options,
     )
 
 
-def _synapses(connection: _spec.Connection, spec: _spec.Spec, rows: tuple[int, int], columns: tuple[int, int]) -> Any:
-    """One slice of a connection as Dense or Sparse, sign mode, bits and exponent pinned.
-
-    Lava's mantissas fill 8 bits (9 with the sign) whatever their width, so ours are shifted left by the unused low bits
-    and the exponent lowered by as many; the sum comes out the same, and no bit is lost on the way.
-    """
-    unused_bits = 8 - connection.weight_bits + (connection.sign_mode == "mixed")
-    sizes = spec.sizes
+def csr_by_target(connection: _spec.Connection, n_targets: int) -> scipy.sparse.csr_matrix:
+    """The lists of a connection, or of a kernel, as a matrix of mantissas: (n_targets, sources or taps)."""
+    shape = (len(connection.indptr) - 1, n_targets)
     by_source = scipy.sparse.csr_matrix(
-        (connection.mantissas.astype(np.int32) << unused_bits, connection.targets, connection.indptr),
-        shape=(sizes[connection.source], sizes[connection.target]),
+        (connection.mantissas.astype(np.int32), connection.targets, connection.indptr), shape=shape
     )
-    weights = by_source[rows[0] : rows[1], columns[0] : columns[1]].T.tocsr()
-    binary = all(source.name != connection.source for source in spec.sources)
-    dense = weights.nnz > DENSE_FROM * weights.shape[0] * weights.shape[1]
-    return (Dense if dense else Sparse)(
-        weights=weights.toarray() if dense else weights,
-        weight_exp=connection.exponent - unused_bits,
-        num_weight_bits=connection.weight_bits,
-        sign_mode=SIGN_MODES[connection.sign_mode],
-        # Binary spikes through a sparse matrix: a product is several times faster than picking columns, same sums.
-        num_message_bits=0 if binary and dense else 8,
-        name=f"{connection.name}[{rows[0]}:{rows[1]}][{columns[0]}:{columns[1]}]",
+    return by_source.T.tocsr()
+
+
+def _synapses(
+    connection: _spec.Connection, spec: _spec.Spec, rows: tuple[int, int], columns: tuple[int, int], reset: bool
+) -> Any:
+    """One slice of a connection."""
+    held = Held(
+        takes=spec.takes(connection),
+        silent=connection.delay,
+        interval=spec.steps if reset else None,
+        lag=spec.depths[connection.target],
     )
+    name = f"{connection.name}[{rows[0]}:{rows[1]}][{columns[0]}:{columns[1]}]"
+    if connection.kernel is not None and connection.n_synapses > spec.unroll_to:
+        return Convolution(connection=connection, rows=rows, columns=columns, held=held, name=name)
+    # Lava's mantissas fill 8 bits (9 with the sign) whatever their width, so ours are shifted left by the unused low
+    # bits and the exponent lowered by as many; the sum comes out the same, and no bit is lost on the way.
+    unused_bits = 8 - connection.weight_bits + (connection.sign_mode == "mixed")
+    weights = _matrix(connection, spec)[columns[0] : columns[1], rows[0] : rows[1]] * (1 << unused_bits)
+    options: dict[str, Any] = {
+        "weight_exp": connection.exponent - unused_bits,
+        "num_weight_bits": connection.weight_bits,
+        "sign_mode": SIGN_MODES[connection.sign_mode],
+        "name": name,
+    }
+    if held.stock and weights.nnz > DENSE_FROM * weights.shape[0] * weights.shape[1]:
+        binary = all(source.name != connection.source for source in spec.sources)
+        return Dense(weights=weights.toarray(), num_message_bits=0 if binary else 8, **options)
+    # Binary spikes through a sparse matrix: a product is several times faster than picking columns, same sums.
+    options |= {"weights": weights, "num_message_bits": 8}
+    if held.stock:
+        return Sparse(**options)
+    if spec.all_stock and not held.silent:
+        delays = weights.astype(int)
+        delays.data[:] = held.takes - 1
+        return DelaySparse(delays=delays, max_delay=held.takes - 1, **options)
+    return HeldSparse(held=held, **options)
+
+
+def _matrix(connection: _spec.Connection, spec: _spec.Spec) -> scipy.sparse.csr_matrix:
+    """The mantissas of all synapses: (n_targets, n_sources)."""
+    if connection.kernel is None:
+        return csr_by_target(connection, spec.sizes[connection.target])
+    sources, targets, mantissas = connection.unroll()
+    shape = (spec.sizes[connection.target], spec.sizes[connection.source])
+    return scipy.sparse.coo_matrix((mantissas.astype(np.int32), (targets, sources)), shape=shape).tocsr()
 
 
 # --- a run ------------------------------------------------------------------------------------------------------------
@@ -258,7 +517,7 @@ def attach_inputs(network: Network, spec: _spec.Spec) -> None:
     for name, parts in network.inputs.items():
         lag, values = network.lags[name], spec.inputs[name]
         for part in parts:
-            if spec.stock_io:
+            if spec.all_stock:
                 series = np.zeros((part.stop - part.start, spec.total_steps), np.int32)
                 end = lag + spec.samples * spec.steps
                 series[:, lag:end] = np.repeat(values[:, part.start : part.stop], spec.steps, axis=0).T
@@ -273,21 +532,31 @@ def attach_inputs(network: Network, spec: _spec.Spec) -> None:
 def attach_sinks(network: Network, spec: _spec.Spec, folder: Path) -> Callable[[str], list[np.ndarray]]:
     """Sinks for every recorded population.
 
-    Returns a function that, after the run, gives the spikes of a population slice by slice: (total steps, n) packed
-    along n, as the sinks left them.
+    Returns a function that, after the run, gives what a population sent, slice by slice: spikes (total steps, n) packed
+    along n, and of a readout its potentials at the last steps of the windows, (samples, n).
     """
+    readouts = {population.name for population in spec.populations if population.reset == "none"}
     parts = [(name, part) for name in spec.record for part in network.outputs[name]]
-    if spec.stock_io:
+    if spec.all_stock:
         stock: dict[str, list[Any]] = {name: [] for name in spec.record}
         for name, part in parts:
             sink: Any = StockSink(shape=(part.stop - part.start,), buffer=spec.total_steps)
             part.ports[0].connect(sink.a_in)
             stock[name].append(sink)
             network.processes.append(sink)
-        return lambda name: [np.packbits(sink.data.get().T != 0, axis=1) for sink in stock[name]]
+
+        def series(name: str, sink: Any) -> np.ndarray:
+            values = sink.data.get().T
+            if name not in readouts:
+                return np.packbits(values != 0, axis=1)
+            last = spec.depths[name] + spec.steps - 1
+            return values[last : last + spec.samples * spec.steps : spec.steps].astype(np.int32)
+
+        return lambda name: [series(name, sink) for sink in stock[name]]
     paths: dict[str, list[Path]] = {name: [] for name in spec.record}
-    for first in range(0, len(parts), SINK_PORTS):
-        chosen = parts[first : first + SINK_PORTS]
+    spiking = [(name, part) for name, part in parts if name not in readouts]
+    for first in range(0, len(spiking), SINK_PORTS):
+        chosen = spiking[first : first + SINK_PORTS]
         files = [folder / f"spikes_{first + k}.npy" for k in range(len(chosen))]
         sizes = [part.stop - part.start for _, part in chosen]
         for path, size in zip(files, sizes, strict=True):
@@ -297,6 +566,13 @@ def attach_sinks(network: Network, spec: _spec.Spec, folder: Path) -> Callable[[
         for k, (name, part) in enumerate(chosen):
             part.ports[0].connect(getattr(sink, f"a_in{k}"))
             paths[name].append(files[k])
+        network.processes.append(sink)
+    for k, (name, part) in enumerate((name, part) for name, part in parts if name in readouts):
+        path, size = folder / f"readout_{k}.npy", part.stop - part.start
+        np.lib.format.open_memmap(path, mode="w+", dtype=np.int32, shape=(spec.samples, size))
+        sink = LastValueSink(size=size, steps=spec.steps, lag=spec.depths[name], path=str(path))
+        part.ports[0].connect(sink.a_in)
+        paths[name].append(path)
         network.processes.append(sink)
     return lambda name: [np.load(path, mmap_mode="r") for path in paths[name]]
 
@@ -317,10 +593,10 @@ def link_strays(network: Network) -> int:
         for port in process.out_ports:
             for target in port.out_connections:
                 parent[root(process)] = root(target.process)
-    hub = next(process for process in network.processes if isinstance(process, LIFReset))
+    hub, *others = network.neurons
     links = 0
-    for process in list(network.processes):
-        if root(process) is not root(hub) and isinstance(process, LIFReset):
+    for process in others:
+        if root(process) is not root(hub):
             nothing = scipy.sparse.csr_matrix((process.a_in.shape[0], hub.s_out.shape[0]), dtype=np.int32)
             link = Sparse(weights=nothing, sign_mode=SignMode.MIXED, num_message_bits=8, name=f"link{links}")
             hub.s_out.connect(link.s_in)
@@ -417,9 +693,16 @@ def open_files_needed(network: Network) -> int:
 
 
 def collect(spec: _spec.Spec, recorded: Callable[[str], list[np.ndarray]], folder: Path) -> None:
-    """Cut the windows out of what the sinks hold: bits (samples, steps, ceil(n / 8)) and counts (samples, n)."""
+    """Cut the windows out of what the sinks hold.
+
+    Bits (samples, steps, ceil(n / 8)) and counts (samples, n); of a readout its potentials (samples, n).
+    """
+    readouts = {population.name for population in spec.populations if population.reset == "none"}
     block = max(1, 2**24 // max(spec.steps * max(spec.sizes.values()), 1))
     for i, name in enumerate(spec.record):
+        if name in readouts:
+            np.save(folder / f"potentials_{i}.npy", np.concatenate(recorded(name), axis=1))
+            continue
         size, depth = spec.sizes[name], spec.depths[name]
         shape = (spec.samples, spec.steps, (size + 7) // 8)
         bits = np.lib.format.open_memmap(folder / f"trace_{i}.npy", mode="w+", dtype=np.uint8, shape=shape)
@@ -450,7 +733,7 @@ def execute(folder: Path) -> dict[str, Any]:
     recorded = attach_sinks(network, spec, folder)
     links = link_strays(network)
     allow_open_files(open_files_needed(network))
-    run = Run(next(process for process in network.processes if isinstance(process, LIFReset)))
+    run = Run(network.neurons[0])
     report = _progress(folder)
     with run.watch():
         run.start()
