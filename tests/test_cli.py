@@ -307,6 +307,17 @@ def test_what_does_not_fit_gets_a_remedy_that_works(snnc, tmp_path):
     )
 
 
+def test_boards(snnc, model, tmp_path):
+    import hw_targets
+
+    board = next(s for s in hw_targets.load("loihi").systems if s.chips > 1)
+    common = ("compile", model, "--target", "loihi", "-o", tmp_path / "b")
+    assert snnc(*common, "--board", board.name) == 0
+    assert json.loads((tmp_path / "b" / "build.json").read_text())["options"]["board"] == board.name
+    snnc.refused(*common, "--force", "--board", "none", code=2, says=("no board 'none'", board.name))
+    snnc.refused(*common, "--force", "--board", board.name, "--chips", 2, code=2, says=("choose one of",))
+
+
 def test_bits_that_the_chip_does_not_have(snnc, model, tmp_path):
     snnc.refused(
         "compile", model, "--target", "loihi", "--bits", 7, "-o", tmp_path / "b", says=("weights", "7", "--bits 8")

@@ -137,6 +137,16 @@ def test_bits_that_the_chip_does_not_have() -> None:
     assert compile_graph(network(), LOIHI2, Options(weight_bits=7)).weight_bits == 7
 
 
+def test_a_board_says_how_many_chips_there_are() -> None:
+    boards = {system.name: system.chips for system in LOIHI.systems}
+    name, chips = next((name, chips) for name, chips in boards.items() if chips > 1)
+    assert Compilation(LOIHI, Options(board=name), network()).chips == chips
+    assert Compilation(LOIHI, Options(chips=3), network()).chips == 3
+    with pytest.raises(UsageError, match="no board 'nahuko'") as caught:
+        compile_graph(network(), LOIHI, Options(board="nahuko"))
+    assert "did you mean" in str(caught.value)
+
+
 def test_an_unknown_cost_model_names_the_known_ones() -> None:
     with pytest.raises(UsageError, match="nengo"):
         compile_graph(network(), LOIHI, Options(cost_model="nxft"))

@@ -68,7 +68,7 @@ def map_program(program: Program, state: Compilation) -> CoreMapping:
         target=state.target.name,
         cores_per_chip=rules.cores_per_chip(state.target),
         share_cores=state.options.share_cores,
-        chips=state.options.chips,
+        chips=state.chips,
     )
 
 

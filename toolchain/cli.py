@@ -206,7 +206,8 @@ def _target_options(command: Callable[..., None]) -> Callable[..., None]:
             ),
             click.option("--bits", type=int, help="Weight bits (default: those of training, else the target's)."),
             click.option("--cost-model", help="How synapse memory is charged (default: the target's)."),
-            click.option("--chips", type=click.IntRange(1), default=1, show_default=True, help="Chips to spread over."),
+            click.option("--chips", type=click.IntRange(1), help="Chips to spread over (default: 1)."),
+            click.option("--board", help="A board or machine of the target, with all its chips (see snnc targets)."),
             click.option("--one-layer-per-core", is_flag=True, help="Do not let small layers share a core."),
         )
     ):
@@ -223,10 +224,20 @@ def _load_target(name: str) -> Target:
         raise UsageError(str(error), where="--target") from error
 
 
-def _options(bits: int | None, cost_model: str | None, chips: int, one_layer_per_core: bool) -> Options:
+def _options(
+    bits: int | None = None,
+    cost_model: str | None = None,
+    chips: int | None = None,
+    board: str | None = None,
+    one_layer_per_core: bool = False,
+) -> Options:
     from toolchain.pipeline import Options
 
-    return Options(weight_bits=bits, cost_model=cost_model, chips=chips, share_cores=not one_layer_per_core)
+    if chips is not None and board is not None:
+        raise UsageError("a board says how many chips there are: choose one of --chips and --board")
+    return Options(
+        weight_bits=bits, cost_model=cost_model, chips=chips or 1, board=board, share_cores=not one_layer_per_core
+    )
 
 
 def _print_step(number: int, total: int, name: str, note: str, seconds: float) -> None:
@@ -262,7 +273,8 @@ def compile_command(
     target_name: str,
     bits: int | None,
     cost_model: str | None,
-    chips: int,
+    chips: int | None,
+    board: str | None,
     one_layer_per_core: bool,
     output: Path,
     force: bool,
@@ -270,7 +282,7 @@ def compile_command(
     trust: bool,
 ) -> None:
     """Compile a trained MODEL (model.pt, a training folder, or graph.onnx) for a chip."""
-    options = _options(bits, cost_model, chips, one_layer_per_core)
+    options = _options(bits, cost_model, chips, board, one_layer_per_core)
     _compile(model, target_name, options, output, force, emit_images, trust)
 
 
@@ -309,7 +321,8 @@ def check(
     target_name: str,
     bits: int | None,
     cost_model: str | None,
-    chips: int,
+    chips: int | None,
+    board: str | None,
     one_layer_per_core: bool,
     connectivity: float,
     seed: int,
@@ -321,7 +334,7 @@ def check(
 
     target = _load_target(target_name)
     graph = random_graph(Recipe.load(_recipe_path(recipe)), connectivity, seed)
-    state = _compiled(graph, target, _options(bits, cost_model, chips, one_layer_per_core), None)
+    state = _compiled(graph, target, _options(bits, cost_model, chips, board, one_layer_per_core), None)
     out.print(f"untrained: {100 * connectivity:g} % of the synapses at random, normal weights, seed {seed}")
     report.render_text(build.facts(state, ()), out)
 
@@ -630,7 +643,7 @@ def demo(output: Path, target_name: str, without_lava: bool) -> None:
     _say(f"snnc train models/digits.toml -o {run}")
     _train(Path("models/digits.toml"), {}, None, run, False)
     _say(f"snnc compile {run} --target {target_name} -o {build_dir}")
-    _compile(run, target_name, _options(None, None, 1, False), build_dir, False, False, False)
+    _compile(run, target_name, _options(), build_dir, False, False, False)
     layer = load_build(build_dir).program.populations[0].name
     ctx = click.get_current_context()
     _say(f"snnc inspect {build_dir} --why {layer}")

@@ -28,11 +28,15 @@ from toolchain.passes.remove_dead_neurons import RemoveDeadNeurons
 
 @dataclass(frozen=True)
 class Options:
-    """What the user chose. None: what the target, or training, prescribes."""
+    """What the user chose. None: what the target, or training, prescribes.
+
+    board: a board or machine of the target, which then says how many chips there are; else `chips` does.
+    """
 
     weight_bits: int | None = None
     cost_model: str | None = None
     chips: int = 1
+    board: str | None = None
     share_cores: bool = True
     encodings: tuple[str, ...] | None = None
     sign_lists: tuple[str, ...] | None = None
@@ -51,11 +55,12 @@ class Options:
             "chips": ((options.chips,), int),
             "share_cores": ((options.share_cores,), bool),
             "cost_model": ((options.cost_model,), str),
+            "board": ((options.board,), str),
             "encodings": (options.encodings or (), str),
             "sign_lists": (options.sign_lists or (), str),
         }
         for key, (found, kind) in kinds.items():
-            optional = key in ("weight_bits", "cost_model")
+            optional = key in ("weight_bits", "cost_model", "board")
             if not isinstance(found, tuple) or any(type(v) is not kind and not (v is None and optional) for v in found):
                 raise TypeError(f"option {key!r} cannot be {getattr(options, key)!r}")
         return options
@@ -117,6 +122,16 @@ class Compilation:
         return rules.default_weight_bits(self.target) if bits is None else bits
 
     @property
+    def chips(self) -> int:
+        """How many chips there are.
+
+        Raises:
+            UsageError: the target has no such board.
+        """
+        board = self.options.board
+        return self.options.chips if board is None else rules.board(self.target, board).chips
+
+    @property
     def costing(self) -> Costing:
         model = self.options.cost_model or self.target.default_cost_model
         parameters = rules.cost_parameters(self.target, model)
@@ -148,6 +163,7 @@ class Compilation:
 
 def check_graph(state: Compilation) -> Compilation:
     rules.check_target(state.target)
+    state.chips  # noqa: B018  (raises, before any work)
     state.graph.verify()
     synapses = sum(c.synapses.connectivity.n_synapses for c in state.graph.connections)
     neurons = sum(p.size for p in state.graph.populations)
@@ -204,13 +220,13 @@ def place_on_cores(state: Compilation) -> Compilation:
         target=state.target.name,
         cores_per_chip=rules.cores_per_chip(state.target),
         share_cores=state.options.share_cores,
-        chips=state.options.chips,
+        chips=state.chips,
     )
     return state.done(f"{len(mapping.cores)} core{'s' * (len(mapping.cores) != 1)}", mapping_=mapping)
 
 
 def check_limits(state: Compilation) -> Compilation:
-    violations = rules.check_mapping(state.mapping, state.target, state.options.chips)
+    violations = rules.check_mapping(state.mapping, state.target, state.chips)
     every = (*state.violations, *violations)
     if every:
         raise DoesNotFit(f"{state.graph.name} does not fit {state.target.name}", every)

@@ -67,15 +67,15 @@ def _fits(trial: Callable[[], Trial], target: Target) -> bool | None:
 def _more_chips(graph: Graph, target: Target, options: Options) -> Iterator[tuple[str, Callable[[], Trial]]]:
     """The number of chips that the cores of an unlimited system would need."""
     most = int(target["chips_per_system"])
-    unlimited = replace(options, chips=most)
+    unlimited = replace(options, chips=most, board=None)
     try:
         state: Compilation = compile_graph(graph, target, unlimited)
     except SnncError:
         return
     cores = len(state.mapping.cores)
     chips = -(-cores // rules.cores_per_chip(target))
-    if chips > options.chips:
-        yield f"--chips {chips} fits: {cores} cores", lambda: (graph, replace(options, chips=chips))
+    if chips > Compilation(target, options, graph).chips:
+        yield f"--chips {chips} fits: {cores} cores", lambda: (graph, replace(unlimited, chips=chips))
 
 
 def _fewer_bits(graph: Graph, target: Target, options: Options) -> Iterator[tuple[str, Callable[[], Trial]]]:
