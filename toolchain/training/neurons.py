@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from toolchain.training import kernels
+
+PARALLEL_FROM = 1 << 16
+"""Neurons from which a second thread is worth starting."""
 
 
 @dataclass(frozen=True)
@@ -54,59 +64,52 @@ def surrogate(distance: Tensor) -> Tensor:
 
 
 class _Window(torch.autograd.Function):
-    """The neuron's steps and their gradients in one node: far fewer passes over memory than step by step."""
+    """The neuron's steps and their gradients in one node, in compiled loops: one pass over memory each."""
 
     @staticmethod
     def forward(ctx: Any, current: Tensor, steps: int, neuron: Neuron) -> Tensor:
-        shape = (steps, *current.shape[1:])
-        potential = torch.empty(shape, dtype=torch.float32)
-        quiet = torch.empty(shape, dtype=torch.bool)
-        v = torch.zeros(shape[1:], dtype=torch.float32)
-        whole = torch.empty(shape[1:], dtype=torch.int32) if neuron.integer else None
-        waiting = Waiting(neuron, v)
-        awake = []
-        for t in range(steps):
-            v.mul_(neuron.decay)
-            if whole is not None:
-                # A conversion truncates toward zero, and is much faster than trunc.
-                v.copy_(whole.copy_(v))
-            torch.add(v, current[t if len(current) > 1 else 0], out=potential[t])
-            awake.append(waiting.hold(potential[t]))
-            torch.le(potential[t], neuron.threshold, out=quiet[t])
-            if neuron.reset == "zero":
-                torch.mul(potential[t], quiet[t], out=v)
-            else:
-                torch.where(quiet[t], potential[t], potential[t] - neuron.threshold, out=v)
-            waiting.after(quiet[t])
-        ctx.neuron, ctx.constant, ctx.awake = neuron, len(current) == 1, awake
-        ctx.save_for_backward(potential, quiet)
-        spikes = torch.empty(shape, dtype=current.dtype)
-        return torch.logical_not(quiet, out=spikes)
+        current = current.contiguous()
+        potential = torch.empty((steps, *current.shape[1:]), dtype=torch.float32)
+        spikes = torch.empty(potential.shape, dtype=current.dtype)
+        state = (np.float32(neuron.decay), np.float32(neuron.threshold), neuron.integer)
+        rest = (neuron.reset == "subtract", neuron.refractory)
+        arrays = (_array(current), _array(potential), _array(spikes))
+        _parallel(kernels.FORWARD[arrays[0].dtype], arrays, (*state, *rest))
+        ctx.neuron, ctx.constant = neuron, len(current) == 1
+        ctx.save_for_backward(potential)
+        return spikes
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
-        potential, quiet = ctx.saved_tensors
+        (potential,) = ctx.saved_tensors
         neuron: Neuron = ctx.neuron
-        steps = len(potential)
-        gradient = torch.empty((1 if ctx.constant else steps, *upstream.shape[1:]), dtype=upstream.dtype)
-        carried = torch.zeros(upstream.shape[1:], dtype=torch.float32)
-        total = torch.zeros_like(carried) if ctx.constant else None
-        for t in reversed(range(steps)):
-            # The reset is detached: what was carried past a spike does not flow back through it.
-            if neuron.reset == "zero":
-                carried.mul_(quiet[t])
-            slope = potential[t].sub_(neuron.threshold).mul_(math.pi * neuron.unit).square_().add_(1)
-            carried.addcdiv_(upstream[t].float(), slope, value=neuron.unit)
-            if ctx.awake[t] is not None:
-                carried.mul_(ctx.awake[t])
-            if total is None:
-                gradient[t].copy_(carried)
-            else:
-                total += carried
-            carried.mul_(neuron.decay)
-        if total is not None:
-            gradient[0].copy_(total)
+        upstream = upstream.contiguous()
+        gradient = torch.empty((1 if ctx.constant else len(potential), *upstream.shape[1:]), dtype=upstream.dtype)
+        state = (neuron.decay, neuron.threshold, neuron.unit, math.pi * neuron.unit)
+        rest = (neuron.reset == "subtract", neuron.refractory)
+        arrays = (_array(upstream), _array(potential), _array(gradient))
+        _parallel(kernels.BACKWARD[arrays[0].dtype], arrays, (*map(np.float32, state), *rest))
         return gradient, None, None
+
+
+def _array(x: Tensor) -> NDArray[Any]:
+    """A contiguous tensor's memory as (steps, neurons); bfloat16 as uint16."""
+    flat = x.detach().view(len(x), -1)
+    return flat.view(torch.int16).numpy().view(np.uint16) if x.dtype == torch.bfloat16 else flat.numpy()
+
+
+def _parallel(kernel: Callable[..., None], arrays: tuple[NDArray[Any], ...], values: tuple[Any, ...]) -> None:
+    """The kernel over all neurons, by as many threads as torch has."""
+    size, threads = arrays[0].shape[1], torch.get_num_threads()
+    if threads == 1 or size < PARALLEL_FROM:
+        kernel(*arrays, 0, size, *values)
+        return
+    ends = [size * part // threads for part in range(threads + 1)]
+    jobs = [threading.Thread(target=kernel, args=(*arrays, *part, *values)) for part in pairwise(ends)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
 
 
 class _Synapse(torch.autograd.Function):
@@ -153,7 +156,7 @@ def synapse_exact(current: Tensor, steps: int, kept: float, integer: bool) -> Te
 def run(current: Tensor, steps: int, neuron: Neuron) -> Tensor:
     """Spikes (T, B, n) in the current's dtype, differentiable; current (T, B, n), or (1, B, n) for the same each step.
 
-    The gradient can be taken once: its pass overwrites what the forward pass saved.
+    current: float32 or bfloat16; the potentials are float32 in either case.
     """
     return _Window.apply(current, steps, neuron)
 
