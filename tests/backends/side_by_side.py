@@ -38,13 +38,23 @@ def distinct_programs(n: int, **options: Any) -> list[Program]:
     return found
 
 
-def side_by_side(networks: Sequence[Program], samples: NDArray[np.integer]) -> _spec.Spec:
-    """One spec of many programs with the same input and steps; number k's names begin with `k.`, the input's do not."""
-    specs = [backend.to_spec(program, samples, slices={}) for program in networks]
+def side_by_side(
+    networks: Sequence[Program], samples: NDArray[np.integer] | Sequence[NDArray[np.integer]]
+) -> _spec.Spec:
+    """One spec of many programs with the same steps; number k's names begin with `k.`.
+
+    samples: for all, where they have the same input (which they then share; its names stay), or as many for each.
+    """
+    alike = isinstance(samples, np.ndarray)
     entry = networks[0].input
-    assert all(program.input == entry for program in networks)
-    shared = {entry.name, f"{entry.name}.values"}
-    parts = [_prefixed(spec, f"{k}.", shared) for k, spec in enumerate(specs)]
+    assert not alike or all(program.input == entry for program in networks)
+    shared = {entry.name, f"{entry.name}.values"} if alike else set()
+    given = [samples] * len(networks) if alike else samples
+    parts = [
+        _prefixed(backend.to_spec(program, values, slices={}), f"{k}.", shared)
+        for k, (program, values) in enumerate(zip(networks, given, strict=True))
+    ]
+    assert len({(part.steps, part.samples) for part in parts}) == 1
     return replace(
         parts[0],
         populations=_once(p for part in parts for p in part.populations),
