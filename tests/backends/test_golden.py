@@ -54,6 +54,8 @@ def in_physical_units(program: Program) -> Graph:
     for p in program.populations:
         # What the leakiest membrane keeps, the chip rounds away: half a unit more keeps it from breaking ties.
         threshold = np.asarray(p.vth) + 0.5 * (np.asarray(p.dv) == 4095)
+        if not p.spiking:
+            threshold = np.asarray(1.0)  # not compared with anything
         decays = [float(x) / 4096 if not np.ndim(x) else np.asarray(x) / 4096 for x in (p.du, p.dv)]
         bias = (p.bias / 64).astype(np.float32)
         limit = threshold if np.ndim(p.vth) else float(threshold)
