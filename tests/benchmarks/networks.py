@@ -100,10 +100,11 @@ class Builder:
         )
 
 
-def layers(neurons: int, synapses: int, width: int = 4000) -> Graph:
+def layers(neurons: int, synapses: int, width: int = 1000) -> Graph:
     """Sparse dense layers of one width, `neurons` in all; about `synapses` synapses, the same part of the pairs in all.
 
-    The width is one that a core of Loihi can listen to: it has 4096 input axons.
+    The width is one that a core of Loihi can listen to (4096 input axons), and whose layers are cut into so few slices
+    that they may stand on different chips (1024 output axons of a core lead to other chips).
     """
     build = Builder(f"layers-{neurons}-{synapses}", (width,))
     count = max(1, neurons // width)

@@ -19,6 +19,7 @@ from toolchain.ir import (
     mantissa_range,
     stored_shift,
 )
+from toolchain.parallel import in_order
 
 SEARCH_SAMPLE = 200_000
 """Weights looked at when the step is searched; evenly spaced, so that the result is reproducible."""
@@ -48,14 +49,17 @@ class QuantizeWeights:
         Raises:
             SnncError: weights of both signs in 1 bit.
         """
-        diagnostics: list[Diagnostic] = []
-        rounded: dict[str, QuantisedConnection] = {}
+        work = sum(len(c.synapses.weights) for c in graph.connections)
+        found = in_order(self._step, graph.connections, work)
+        steps = {c.name: step for c, (step, _) in zip(graph.connections, found, strict=True)}
+        told = {c.name: said for c, (_, said) in zip(graph.connections, found, strict=True)}
+        tasks: list[tuple[Connection, float, int]] = []
         for population in graph.populations:
             entering = [c for c in graph.connections if c.target == population.name]
             # Sums add up on the chip, so steps are compared by what one payload unit of their source stands for.
             mixed = len({c.source == graph.input.name for c in entering}) > 1
             units = {c.name: graph.input.scale if mixed and c.source == graph.input.name else 1.0 for c in entering}
-            wanted = {c.name: self._step(c, diagnostics) for c in entering}
+            wanted = {c.name: steps[c.name] for c in entering}
             common = self._base(entering, wanted, units)
             for c in entering:
                 step, base = wanted[c.name], common / units[c.name]
@@ -63,8 +67,11 @@ class QuantizeWeights:
                 if step is not None and step == c.weight_step and not math.isclose(base * 2.0**exponent, step):
                     message = f"the trained step {step:.6g} became {base * 2.0**exponent:.6g}"
                     effect = "steps of connections into one population differ by powers of two"
-                    diagnostics.append(Diagnostic("QNT011", c.name, message, effect=effect))
-                rounded[c.name] = self._round(c, base, exponent, diagnostics)
+                    told[c.name].append(Diagnostic("QNT011", c.name, message, effect=effect))
+                tasks.append((c, base, exponent))
+        done = in_order(lambda task: self._round(*task), tasks, work)
+        rounded = {made.name: made for made, _ in done}
+        diagnostics = [d for made, said in done for d in (*told[made.name], *said)]
         return (
             QuantisedGraph(
                 name=graph.name,
@@ -89,11 +96,12 @@ class QuantizeWeights:
                 reach.append(steps[-1] / 2.0 ** (self.exponent_limit + shift))
         return max(min(steps), *reach) if steps else 1.0
 
-    def _step(self, connection: Connection, diagnostics: list[Diagnostic]) -> float | None:
+    def _step(self, connection: Connection) -> tuple[float | None, list[Diagnostic]]:
         """The step that a connection wants for itself; None where it has no weight that would tell."""
+        diagnostics: list[Diagnostic] = []
         if connection.weight_step is not None:
             if connection.weight_bits == self.weight_bits:
-                return connection.weight_step
+                return connection.weight_step, diagnostics
             diagnostics.append(
                 Diagnostic(
                     "QNT010",
@@ -109,10 +117,10 @@ class QuantizeWeights:
             float(weights.min(initial=0.0)) / low if low else 0.0,
         )
         if full == 0.0:
-            return None
+            return None, diagnostics
         some = weights[:: max(1, len(weights) // SEARCH_SAMPLE)]
         errors = squared_errors(some, full * SEARCH_FRACTIONS, low, high)
-        return full * float(SEARCH_FRACTIONS[int(np.argmin(errors))])
+        return full * float(SEARCH_FRACTIONS[int(np.argmin(errors))]), diagnostics
 
     def _range(self, connection: Connection) -> tuple[int, int]:
         sign_mode = _sign_mode(connection.synapses.weights)
@@ -127,8 +135,9 @@ class QuantizeWeights:
         return mantissa_range(sign_mode, self.weight_bits)
 
     def _round(
-        self, connection: Connection, base: float, exponent: int, diagnostics: list[Diagnostic]
-    ) -> QuantisedConnection:
+        self, connection: Connection, base: float, exponent: int
+    ) -> tuple[QuantisedConnection, list[Diagnostic]]:
+        diagnostics: list[Diagnostic] = []
         weights = connection.synapses.weights
         sign_mode = _sign_mode(weights)
         low, high = self._range(connection)
@@ -168,9 +177,8 @@ class QuantizeWeights:
                 Diagnostic("QNT003", where, f"{zeroed} weights rounded to zero", zeroed, "dropped by the next step")
             )
         synapses = IntegerSynapses(connection.synapses.connectivity, mantissa, exponent, self.weight_bits, sign_mode)
-        return QuantisedConnection(
-            connection.name, connection.source, connection.target, synapses, base, connection.delay
-        )
+        ends = connection.name, connection.source, connection.target
+        return QuantisedConnection(*ends, synapses, base, connection.delay), diagnostics
 
 
 def squared_errors(
