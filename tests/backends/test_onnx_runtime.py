@@ -31,12 +31,21 @@ def assert_equal(program, samples) -> None:
     for name, spikes in expected.spikes.items():
         assert np.array_equal(trace.spikes[name], spikes), name
         assert np.array_equal(trace.counts[name], expected.counts[name]), name
+    assert set(trace.potentials) == set(expected.potentials)
+    for name, potentials in expected.potentials.items():
+        assert np.array_equal(trace.potentials[name], potentials), name
     assert np.array_equal(trace.decisions, expected.decisions)
 
 
 @settings(max_examples=120)
 @given(programs_and_samples())
 def test_equals_the_reference(case):
+    assert_equal(*case)
+
+
+@settings(max_examples=150)
+@given(programs_and_samples(wide=True, max_steps=10))
+def test_equals_the_reference_for_every_layer_and_neuron(case):
     assert_equal(*case)
 
 

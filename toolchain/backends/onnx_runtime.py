@@ -1,12 +1,14 @@
 """ONNX Runtime as an independent judge: executes the very file that `program.onnx` is, step by step, on the CPU.
 
-The runtime keeps weights dense in memory, one byte for each pair of neurons, whatever the connectivity.
+The runtime keeps weights dense in memory, one byte for each pair of neurons whatever the connectivity; a convolution's
+kernel once.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,16 @@ from numpy.typing import NDArray
 from toolchain.backends.trace import Trace
 from toolchain.errors import SnncError
 from toolchain.formats.onnx import program_bytes
+from toolchain.formats.onnx_layouts import layout_of
+from toolchain.formats.onnx_model import SAMPLE, integer_operator
 from toolchain.ir import Program
 
 BATCH = 500
+"""Most samples that are simulated at once."""
+BATCH_BYTES = 1 << 29
+"""Memory that a batch may take; the number of its samples follows from it."""
+TYPES: dict[str, type[np.generic]] = {"tensor(int64)": np.int64, "tensor(uint8)": np.uint8}
+"""Types of a state, as the runtime names them."""
 DENSE_BYTES_MAX = 8 << 30
 """Dense weights beyond this are refused: the runtime would be killed rather than fail."""
 
@@ -40,30 +49,45 @@ def run(
     began = time.perf_counter()
     program.input.read(samples)
     session = _session(program)
-    names = [program.input.name, *(p.name for p in program.populations)]
-    wanted = set(names if record is None else record)
-    shape = (len(samples), program.steps)
     sizes = {program.input.name: program.input.size, **{p.name: p.size for p in program.populations}}
-    spikes = {name: np.zeros((*shape, sizes[name]), np.uint8) for name in names if name in wanted}
-    counts = {name: np.zeros((len(samples), sizes[name]), np.int32) for name in names}
+    wanted = set(sizes if record is None else record)
+    n = len(samples)
+    spikes = {name: np.zeros((n, program.steps, size), np.uint8) for name, size in sizes.items() if name in wanted}
+    counts = {name: np.zeros((n, size), np.int32) for name, size in sizes.items()}
+    potentials = {p.name: np.zeros((n, p.size), np.int64) for p in program.populations if not p.spiking}
     outputs = [value.name for value in session.get_outputs()]
-    states = [value.name for value in session.get_inputs() if value.name != "sample"]
-    for start in range(0, len(samples), BATCH):
-        batch = np.ascontiguousarray(samples[start : start + BATCH], np.uint8)
-        here = slice(start, start + len(batch))
-        state = {name: np.zeros((len(batch), sizes[name.rpartition(".")[0]]), np.int64) for name in states}
+    states = {v.name: (v.shape[1:], TYPES[v.type]) for v in session.get_inputs() if v.name != SAMPLE}
+    batch = _batch(states)
+    for start in range(0, n, batch):
+        values = np.ascontiguousarray(samples[start : start + batch], np.uint8)
+        here = slice(start, start + len(values))
+        state = {name: np.zeros((len(values), *shape), dtype) for name, (shape, dtype) in states.items()}
         for t in range(program.steps):
-            result = dict(zip(outputs, session.run(outputs, {"sample": batch, **state}), strict=True))
+            result = dict(zip(outputs, session.run(outputs, {SAMPLE: values, **state}), strict=True))
             state = {name: result[f"{name}_next"] for name in states}
-            for name in names:
+            for name in sizes.keys() - potentials.keys():
                 # The input's spikes carry a payload; what is recorded is that there was one.
                 fired = (result[f"{name}.spikes"] != 0).astype(np.uint8)
                 counts[name][here] += fired
                 if name in wanted:
                     spikes[name][here, t] = fired
+        for name in potentials:
+            potentials[name][here] = state[f"{name}.v"]
         if progress is not None:
-            progress(min(start + BATCH, len(samples)), len(samples))
-    return Trace(spikes=spikes, counts=counts, output=program.output.name, seconds=time.perf_counter() - began)
+            progress(min(start + batch, n), n)
+    return Trace(
+        spikes=spikes,
+        counts=counts,
+        potentials=potentials,
+        output=program.output.name,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _batch(states: Mapping[str, tuple[list[int], type[np.generic]]]) -> int:
+    """Samples of a batch: a step holds each state before and after, and about as much again while it computes."""
+    bytes_per_sample = 4 * sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in states.values())
+    return int(np.clip(BATCH_BYTES // max(bytes_per_sample, 1), 1, BATCH))
 
 
 def _session(program: Program) -> Any:
@@ -74,7 +98,7 @@ def _session(program: Program) -> Any:
             "the back end 'onnx' needs ONNX Runtime, which is not installed",
             remedy="pip install onnxruntime",
         ) from None
-    dense = sum(c.synapses.connectivity.n_sources * c.synapses.connectivity.n_targets for c in program.connections)
+    dense = dense_bytes(program)
     if dense > DENSE_BYTES_MAX:
         raise SnncError(
             "ONNX Runtime holds weights densely, and these exceed memory",
@@ -86,3 +110,13 @@ def _session(program: Program) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(program_bytes(program), options, providers=["CPUExecutionProvider"])
+
+
+def dense_bytes(program: Program) -> int:
+    """Memory of the weights in ONNX Runtime: a byte for each place of a tensor, 8 where sums need double precision."""
+    total = 0
+    for c in program.connections:
+        layout = layout_of(c.synapses.connectivity)
+        operator = integer_operator(layout, program.input.payload_max if c.source == program.input.name else 1)
+        total += math.prod(layout.shape) * (8 if operator.startswith("Wide") else 1)
+    return total

@@ -17,6 +17,7 @@ from onnx import ModelProto
 
 from toolchain.errors import SnncError
 from toolchain.files import atomic_write
+from toolchain.formats.onnx_layouts import layout_of
 from toolchain.formats.onnx_model import (
     EXPONENT_MAX,
     PROVENANCE,
@@ -26,11 +27,10 @@ from toolchain.formats.onnx_model import (
     graph_model,
     metadata,
     program_model,
+    too_large,
 )
 from toolchain.formats.onnx_reader import Reader
 from toolchain.ir import Graph, Program
-
-BYTES_PER_POSITION = 8
 
 
 def write_program(program: Program, path: str | os.PathLike[str]) -> None:
@@ -107,6 +107,7 @@ def _check(network: Graph | Program, kind: str) -> None:
             )
     limits = {"steps": (network.steps, STEPS_MAX), "sample_size": (network.input.sample_size, STEPS_MAX)}
     limits |= {name: (value, SHIFT_MAX) for name, value in network.input.parameters().items() if name == "shift"}
+    limits |= {f"{c.name}.delay": (c.delay, STEPS_MAX) for c in network.connections}
     for field, (number, limit) in limits.items():
         if not 0 <= number <= limit:
             raise SnncError("a number is too large for a file", where=field, got=number, allowed=f"0 to {limit}")
@@ -124,16 +125,13 @@ def _writable(text: object) -> bool:
 
 def _refuse_huge(network: Graph | Program, bytes_per_weight: int) -> None:
     """Before the model is built, so that a network that cannot be written costs no memory."""
-    synapses = sum(c.synapses.connectivity.n_synapses for c in network.connections)
-    size = synapses * (BYTES_PER_POSITION + bytes_per_weight)
+    size = 0
+    for c in network.connections:
+        pattern = c.synapses.connectivity
+        # A listed synapse takes at least one byte beside its weight.
+        size += pattern.n_weights * (bytes_per_weight + layout_of(pattern).listed)
     if size > SIZE_MAX:
-        raise SnncError(
-            "the network is too large for one ONNX file",
-            where=network.name,
-            got=f"{synapses} synapses, {size / 2**30:.2f} GiB",
-            allowed=f"{SIZE_MAX / 2**30:.2f} GiB, about {SIZE_MAX // (BYTES_PER_POSITION + bytes_per_weight)} synapses",
-            remedy="lower the connectivity, or cut the network into several",
-        )
+        raise too_large(network.name, size)
 
 
 def _serialise(model: ModelProto) -> bytes:
