@@ -25,7 +25,7 @@ from toolchain.files import atomic_directory
 from toolchain.formats import onnx as onnx_format
 from toolchain.ir import Graph, Program
 from toolchain.mapping.images import encode, write_core_image
-from toolchain.mapping.partition import chip_lists, partition
+from toolchain.mapping.partition import chip_lists, part_of, partition
 from toolchain.mapping.place import Core, place
 from toolchain.mapping.place import Mapping as CoreMapping
 from toolchain.pipeline import Compilation, Options
@@ -140,10 +140,10 @@ def write_build(
 
 def core_image(state: Compilation, core: Core) -> dict[str, Any]:
     """The synapse memory of one core: "connection -> slice" -> encoded words. All slices share its format registers."""
-    lists = chip_lists(state.program)
+    lists = chip_lists(state.program, state.costing)
     numbers = {chosen: k for k, chosen in enumerate(sorted(core.usage.formats), start=1)}
     return {
-        f"{name} -> {s}": encode(lists[name].window(targets=(s.start, s.stop)), cost, state.costing.parameters, numbers)
+        f"{name} -> {s}": encode(part_of(lists[name], s, name).written(str(s)), cost, state.costing.parameters, numbers)
         for s in core.slices
         for name, cost in s.costs.items()
     }

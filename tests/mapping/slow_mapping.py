@@ -9,7 +9,7 @@ import slow_nxtf
 
 from toolchain.ir import Program
 from toolchain.mapping.partition import Slice
-from toolchain.mapping.place import Mapping
+from toolchain.mapping.place import Core, Mapping
 
 
 def lists_onto(program: Program, connection: str, start: int, stop: int) -> dict[int, tuple[list[int], list[int]]]:
@@ -89,6 +89,21 @@ def output_entries(program: Program, mapping: Mapping) -> list[dict[str, int]]:
     return out
 
 
+def configs(program: Program, core: Core) -> dict[str, int]:
+    """Different registers of the neurons on a core."""
+    neurons = {p.name: p for p in program.populations}
+    if program.input.on_chip:
+        neurons[program.input.name] = program.input.compartments
+    compartments, thresholds = set(), set()
+    for s in core.slices:
+        p = neurons[s.population]
+        for n in s.region.neurons():
+            du, dv, vth = (int(p.per_neuron(field)[n]) for field in ("du", "dv", "vth"))
+            compartments.add((du, dv, p.bias_exponent, p.reset, p.refractory))
+            thresholds.add(vth)
+    return {"compartment_configs": len(compartments), "threshold_configs": len(thresholds)}
+
+
 def core_uses(program: Program, mapping: Mapping) -> list[dict[str, int]]:
     """What each core uses, from scratch."""
     found = []
@@ -96,5 +111,6 @@ def core_uses(program: Program, mapping: Mapping) -> list[dict[str, int]]:
         parts = [slice_use(program, mapping.costing.model, s) for s in core.slices]
         use = {key: sum(p[key] for p in parts) for key in parts[0] if key != "largest_list_words"}
         use["largest_list_words"] = max(p["largest_list_words"] for p in parts)
+        use.update(configs(program, core))
         found.append({**use, **out})
     return found

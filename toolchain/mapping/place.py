@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from toolchain.errors import SnncError
 from toolchain.ir import Program
-from toolchain.mapping.partition import Costing, Limits, Partition, Reason, Slice, chip_lists, partition
+from toolchain.mapping.axons import OutputAxons
+from toolchain.mapping.partition import Costing, Limits, Partition, Reason, Slice, chip_lists, part_of, partition
 from toolchain.mapping.usage import Limit, Usage
 
 
@@ -166,7 +167,7 @@ def _mapping(
 
 
 def _first_fit(program: Program, slices: tuple[Slice, ...], costing: Costing, limits: Limits) -> list[list[Slice]]:
-    lists = chip_lists(program)
+    lists = chip_lists(program, costing)
     # Used parts of the limits that add up, one row a core: tells in one comparison which cores have room at all.
     parts = [_additive_shares(s.usage, limits) for s in slices]
     room = np.ones((len(slices), parts[0].size if parts else 0))
@@ -203,12 +204,11 @@ def _fit(s: Slice, total: Usage, lists: dict[str, Any], costing: Costing, limits
     if not any(limit.broken for limit in limits(total + s.usage)):
         return s
     choice = replace(costing.choice, formats=tuple(sorted(total.formats)))
-    usage = replace(bare, input_axons=0, synapses=0, synapse_words=0, largest_list_words=0)
-    usage = replace(usage, payload_bits=0, index_bits=0, header_bits=0, padding_bits=0)
+    usage = s.own
     costs = {}
     for name in s.costs:
         try:
-            costs[name] = costing.cost(lists[name].window(targets=(s.start, s.stop)), choice)
+            costs[name] = costing.cost(part_of(lists[name], s, name), choice)
         except SnncError:
             return None
         usage = usage + Usage.of_synapses(costs[name])
@@ -218,24 +218,28 @@ def _fit(s: Slice, total: Usage, lists: dict[str, Any], costing: Costing, limits
 
 
 def _charge_crossings(program: Program, cores: list[Core]) -> list[Core]:
-    """Add one output axon entry for each neuron and slice on another chip that it sends to."""
+    """Add one output axon entry for each axon to a slice on another chip."""
     if not cores or cores[-1].chip == 0:
         return cores
-    lists = chip_lists(program)
+    shapes = program.shapes
     extra = np.zeros(len(cores), np.int64)
-    for connection in program.connections:
-        if connection.name not in lists:
+    for source in {c.source for c in program.connections}:
+        names = {c.name for c in program.out_of(source)}
+        senders = [(core, s) for core in cores for s in core.slices if s.population == source]
+        heard = [(core, s.costs[name]) for core in cores for s in core.slices for name in names if name in s.costs]
+        if not senders or not heard:
             continue
-        senders = [(core, s) for core in cores for s in core.slices if s.population == connection.source]
-        for core in cores:
-            for s in core.slices:
-                if s.population != connection.target:
-                    continue
-                sends = np.zeros(connection.synapses.connectivity.n_sources, np.int64)
-                s.costs[connection.name].add_senders(sends)
-                for sender, part in senders:
-                    if sender.chip != core.chip:
-                        extra[sender.index] += int(part.region.of(sends).sum())
+        everywhere = OutputAxons.of(shapes[source])
+        for number, (_, cost) in enumerate(heard, start=1):
+            everywhere.add(cost.axons, number)
+        for chip in {core.chip for core, _ in senders}:
+            here = OutputAxons.of(shapes[source])
+            for number, (core, cost) in enumerate(heard, start=1):
+                if core.chip == chip:
+                    here.add(cost.axons, number)
+            for core, s in senders:
+                if core.chip == chip:
+                    extra[core.index] += everywhere.axons(s.region) - here.axons(s.region)
     return [
         replace(core, usage=core.usage + Usage(output_axons=int(n), crossing_axons=int(n)))
         for core, n in zip(cores, extra, strict=True)

@@ -56,16 +56,21 @@ def cumulated(counts: NDArray[Any]) -> NDArray[np.int64]:
     return out
 
 
+Senders = tuple[tuple[slice, ...], NDArray[np.bool_], "NDArray[np.bool_] | None"]
+"""A box of the source population, on the axes that the connection gives it; which sources in it have a synapse onto the
+slice; and which of them reach this slice only, and share an axon with the others in their column (None: nobody)."""
+
+
 class Axons(Protocol):
     """How the source neurons of a connection point at the lists that a slice stores.
 
-    Shared lists serve several sources: the core has one input axon for all of them together, and a source needs two
-    output axon entries to reach it (which list, and where its targets begin), one for a list of its own.
+    The sources in one column of a map that reach one slice only share an axon: one input axon, and two output axon
+    entries for all of them together. Every other source takes one of each for every slice that it reaches.
     """
 
     @property
     def n_axons(self) -> int:
-        """Input axons: sources with a list of their own, and 1 if any lists are shared."""
+        """Input axons: one for each source, or for each column of sources that reach nothing else."""
         ...
 
     @property
@@ -78,12 +83,8 @@ class Axons(Protocol):
         """Pairs of neurons that are connected, however often their weights are stored."""
         ...
 
-    def add_entries(self, out: NDArray[np.int64]) -> None:
-        """Add the output axon entries of every source to `out`, shape (n_sources,), in place."""
-        ...
-
-    def add_senders(self, out: NDArray[np.int64]) -> None:
-        """Add 1 for every source that has a synapse here to `out`, shape (n_sources,), in place."""
+    def sources(self) -> Senders:
+        """Who sends here (see `Senders`)."""
         ...
 
     def source(self, stored: int) -> int:
@@ -103,11 +104,8 @@ class OwnLists:
     def n_axons(self) -> int:
         return int(np.count_nonzero(self.used))
 
-    def add_entries(self, out: NDArray[np.int64]) -> None:
-        out += self.used
-
-    def add_senders(self, out: NDArray[np.int64]) -> None:
-        out += self.used
+    def sources(self) -> Senders:
+        return (slice(0, len(self.used)),), self.used, None
 
     def source(self, stored: int) -> int:
         return stored
@@ -137,13 +135,22 @@ class SynapseLists:
 
     @classmethod
     def of(cls, synapses: IntegerSynapses) -> SynapseLists:
-        """All synapses of a connection as one slice."""
+        """All synapses of a connection with explicit lists, as one slice."""
+        assert isinstance(synapses.connectivity, Connectivity), "a convolution has no lists"
         return cls(
             synapses.connectivity,
             synapses.mantissa,
             synapses.weight_bits,
             weight_exponent=synapses.exponent,
         )
+
+    def cost(self, model: str, parameters: Parameters, choice: FormatChoice) -> SliceCost:
+        """The cost as one slice under a named rule."""
+        return cost_slice(model, self, parameters, choice)
+
+    def written(self, where: str) -> SynapseLists:
+        """The lists as an image of the synaptic memory holds them: these."""
+        return self
 
     def window(self, sources: tuple[int, int] | None = None, targets: tuple[int, int] | None = None) -> SynapseLists:
         """The part between two source numbers and two target numbers (each first, last + 1), renumbered from 0."""
@@ -175,6 +182,8 @@ class Format:
     index_bits: int
     skip_bits: int  # 0 except for runlength
     weight_exponent: int = 0
+    index_offset: int = 0
+    index_multiplier: int = 0  # an index n stands for compartment index_offset + (index_multiplier + 1) * n
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,6 +197,7 @@ class SliceCost:
     payload_bits: weights and delays as stored. index_bits: indices, skips and prefixes. header_bits: format
     numbers and counts. padding_bits: zeros in gaps, weight bits that the memory cannot omit, ends of words.
     formats: the format registers in use (`nxtf` only); `max_formats` was the number allowed, None for no limit.
+    longest: words of the longest list, where `words_per_axon` counts groups of lists.
     """
 
     model: str
@@ -204,24 +214,17 @@ class SliceCost:
     combinations: tuple[str, ...]
     formats: tuple[Format, ...] = ()
     max_formats: int | None = None
+    longest: int | None = None
 
     @property
     def n_axons(self) -> int:
-        """Input axons: sources with a list of their own, and 1 if any lists are shared."""
+        """Input axons: one for each source, or for each column of sources that reach nothing else."""
         return self.axons.n_axons
 
     @property
     def shared_groups(self) -> int:
         """Stored lists that serve several sources."""
         return self.axons.shared_groups
-
-    def add_entries(self, out: NDArray[np.int64]) -> None:
-        """Add the output axon entries of every source to `out`, int64, shape (n_sources,), in place."""
-        self.axons.add_entries(out)
-
-    def add_senders(self, out: NDArray[np.int64]) -> None:
-        """Add 1 for every source that has a synapse here to `out`, int64, shape (n_sources,), in place."""
-        self.axons.add_senders(out)
 
     def source(self, stored: int) -> int:
         """A source of a stored list, by its number."""
@@ -235,7 +238,7 @@ class SliceCost:
     @property
     def largest_list_words(self) -> int:
         """Words of the longest list (a core limits the words of one input axon)."""
-        return int(self.words_per_axon.max(initial=0))
+        return int(self.words_per_axon.max(initial=0)) if self.longest is None else self.longest
 
     def axons_by_combination(self) -> dict[str, int]:
         """How many lists each encoding won, by name."""

@@ -1,0 +1,66 @@
+"""Output axons: what the neurons of a population need to reach all slices that listen to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolchain.mapping.region import Range, Region
+from toolchain.mapping.synapse_memory import Axons
+
+SHARED_ENTRIES = 2
+"""Entries of an axon that several neurons share: which list, and which of its members (source: NxTF)."""
+
+
+@dataclass(frozen=True, eq=False)
+class OutputAxons:
+    """The slices that each neuron of a population sends to.
+
+    shape: axes of the population.  targets: int64, shape (size,), slices that each neuron sends to.  owner: int32, the
+    number of the slice that a neuron reaches by a shared axon, 0 where it has axons of its own.
+    """
+
+    shape: tuple[int, ...]
+    targets: NDArray[np.int64]
+    owner: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...]) -> OutputAxons:
+        """Of neurons that send nowhere yet."""
+        size = int(np.prod(shape))
+        return cls(shape, np.zeros(size, np.int64), np.zeros(size, np.int32))
+
+    def add(self, axons: Axons, number: int) -> None:
+        """One more slice that listens; number: any but 0, different for every slice."""
+        box, sending, alone = axons.sources()
+        flat = sending.ndim != len(self.shape)  # listed synapses out of a map
+        targets, owner = (x if flat else x.reshape(self.shape) for x in (self.targets, self.owner))
+        targets[box] += sending
+        if alone is not None:
+            owner[box][alone] = number
+
+    def entries(self, region: Region) -> int:
+        """Output axon entries of a region: one for each neuron and slice, or two for a column with a shared axon."""
+        return int(self.table([[r] for r in region.ranges]).sum())
+
+    def axons(self, region: Region) -> int:
+        """Output axons of a region, each counted once."""
+        return int(self.table([[r] for r in region.ranges], shared=1).sum())
+
+    def table(self, ranges: list[list[Range]], entry: int = 1, shared: int = SHARED_ENTRIES) -> NDArray[np.int64]:
+        """Entries of every box of a grid, in the order of the ranges of each axis, which cover it without a gap."""
+        inner = tuple(slice(axis[0][0], axis[-1][1]) for axis in ranges)
+        edges = [[a - axis[0][0] for a, _ in axis] for axis in ranges]
+        owner = self.owner.reshape(self.shape)[inner]
+        own = np.where(owner == 0, self.targets.reshape(self.shape)[inner] * entry, 0)
+        if owner.any():
+            rows = owner.ndim - 2
+            before = np.zeros_like(owner)
+            np.moveaxis(before, rows, 0)[1:] = np.moveaxis(owner, rows, 0)[:-1]
+            np.moveaxis(before, rows, 0)[edges[rows]] = 0  # a column begins anew in every slice
+            own = own + np.where((owner > 0) & (owner != before), shared, 0)
+        for axis, starts in enumerate(edges):
+            own = np.add.reduceat(own, starts, axis=axis)
+        return own

@@ -1,0 +1,282 @@
+"""Cut a feature map into boxes of channels, rows and columns.
+
+All slices of a map are made by dividing each axis into equal ranges (the last may be shorter), so that few of them
+differ: in the middle of the map slices of one size cost the same. For every number of slices all ways to divide the
+three axes are known; from the fewest slices on, those that could fit are costed, and of the first number at which any
+keeps all limits the one with the least axons and synaptic memory is taken. `nxtf` instead tries them in the order of
+Intel's published compiler and takes the first.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolchain.ir import Compartments
+from toolchain.mapping.axons import OutputAxons
+from toolchain.mapping.convolution import ConvolvedSynapses, Exclusive, Layout, destination_groups
+from toolchain.mapping.region import Range, Region
+from toolchain.mapping.slices import Costing, Limits, Part, Reason, Slice, broken, cost_parts, reset_usage, worst
+from toolchain.mapping.synapse_memory import Axons, FormatChoice, Parameters, SliceCost, SynapseLists
+from toolchain.mapping.usage import Limit, Usage
+from toolchain.mapping.windows import ByTarget
+
+Grid = tuple[tuple[Range, ...], tuple[Range, ...], tuple[Range, ...]]
+"""Ranges of channels, rows and columns: a map cut into boxes."""
+
+WEIGHED = ("input axons", "output axons", "synapse memory")
+"""Rules whose used parts, added over all cores, tell which of two cuts with as many slices is better (source: NxTF)."""
+
+
+@dataclass(frozen=True, eq=False)
+class ListedPart:
+    """Listed synapses onto a box of a map."""
+
+    by_target: ByTarget
+    region: Region
+    layout: Layout
+
+    @cached_property
+    def lists(self) -> SynapseLists:
+        """The lists, with targets at the compartments that the layout gives them."""
+        place = self.layout.indices().reshape(-1)
+        order = np.argsort(place)
+        size = int(np.prod(self.region.shape))
+        found = self.by_target.select(self.region.of(np.arange(size)).reshape(-1)[order])
+        where = found.connectivity
+        moved = replace(where, n_targets=self.layout.compartments, targets=place[order].astype(np.int32)[where.targets])
+        return replace(found, connectivity=moved)
+
+    @property
+    def axons(self) -> Axons:
+        return self.lists.axons
+
+    def written(self, where: str) -> SynapseLists:
+        return self.lists
+
+    def cost(self, model: str, parameters: Parameters, choice: FormatChoice) -> SliceCost:
+        return self.lists.cost(model, parameters, choice)
+
+
+@dataclass(frozen=True, eq=False)
+class _Trial:
+    """A grid that was costed. cells: usage, costs and parts of every kind of slice; kind: of each slice, by axis."""
+
+    grid: Grid
+    broken: list[Limit]
+    weight: float
+    kinds: tuple[list[int], list[int], list[int]]
+    usages: Mapping[tuple[int, ...], tuple[Usage, Usage, dict[str, SliceCost]]]
+    entries: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class MapCutter:
+    """The search for one population of shape (channels, height, width). outgoing: the slices that it sends to."""
+
+    name: str
+    shape: tuple[int, ...]
+    neurons: Compartments
+    entering: Mapping[str, SynapseLists | ConvolvedSynapses]
+    outgoing: OutputAxons
+    costing: Costing
+    limits: Limits
+    method: str = "fewest"
+
+    def cut(self) -> tuple[list[Slice], Reason, list[Limit]]:
+        """The slices, why there are so many, and limits that no slicing keeps (left out of the search)."""
+        best: _Trial | None = None
+        nearest: tuple[int, list[Limit]] = (0, [])
+        for number, candidates in itertools.groupby(self._candidates(), key=lambda grid: _size(grid)):
+            here: list[Limit] | None = None
+            for grid in candidates:
+                bound = broken(self.limits(self._bound(grid)))
+                trial = None if bound else self._try(grid)
+                failed = bound if trial is None else trial.broken
+                if trial is not None and not failed:
+                    best = trial if best is None or trial.weight < best.weight else best
+                    if self.method == "nxtf":
+                        break
+                elif here is None or failed[0].share < here[0].share:
+                    here = failed
+            if best is not None:
+                return self._slices(best), Reason(self.name, number, nearest[0], tuple(nearest[1])), []
+            if here is not None:
+                nearest = number, here
+        never = nearest[1]
+        ignored = {limit.rule for limit in never}
+        rest = replace(self, limits=lambda usage: [x for x in self.limits(usage) if x.rule not in ignored])
+        slices, reason, more = rest.cut()
+        return slices, reason, worst([*never, *more])
+
+    # -- what could be tried ------------------------------------------------------------------------------------------
+
+    def _candidates(self) -> Iterator[Grid]:
+        """All grids, fewest slices first, then in the order of Intel's compiler.
+
+        Its order: few parts of the channels first, then of rows, then of columns; where every source channel reaches
+        one target channel only, rows first, then columns, then channels, as dividing channels is cheap there.
+        """
+        axes = [_divisions(n) for n in self.shape]
+        order = (1, 2, 0) if self._depthwise else (0, 1, 2)
+        counts = np.array(list(itertools.product(*(axes[axis] for axis in order))), np.int64)
+        sizes = -(-np.array([self.shape[axis] for axis in order]) // counts)
+        counts = counts[sizes.prod(axis=1) * self.costing.neuron_size(self.neurons) <= self._most_compartments]
+        counts = counts[np.argsort(counts.prod(axis=1), kind="stable")]
+        back = np.argsort(order)
+        for row in counts[:, back].tolist():
+            yield tuple(_ranges(n, parts) for n, parts in zip(self.shape, row, strict=True))  # type: ignore[misc]
+
+    @cached_property
+    def _most_compartments(self) -> int:
+        """Compartments of one core, so far as the limits say."""
+        low, high = 1, int(np.prod(self.shape)) * 2 + 1  # low fits, or nothing does; high is more than there are
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if broken(self.limits(Usage(compartments=middle))) else (middle, high)
+        return low
+
+    @cached_property
+    def convolutions(self) -> dict[str, ConvolvedSynapses]:
+        return {name: x for name, x in self.entering.items() if isinstance(x, ConvolvedSynapses)}
+
+    @cached_property
+    def listed(self) -> dict[str, ByTarget]:
+        return {name: ByTarget.of(x) for name, x in self.entering.items() if isinstance(x, SynapseLists)}
+
+    @cached_property
+    def _depthwise(self) -> bool:
+        """Whether no source channel reaches more than one target channel (also where nothing enters)."""
+        return all(bool(((x.signs != 0).any(axis=(1, 2)).sum(axis=1) <= 1).all()) for x in self.convolutions.values())
+
+    @cached_property
+    def _primary(self) -> ConvolvedSynapses | None:
+        """The convolution that decides how columns are numbered: the one with the widest kernel."""
+        return max(self.convolutions.values(), key=lambda x: x.pattern.size[1], default=None)
+
+    @cached_property
+    def _widths(self) -> dict[Range, tuple[int, ...]]:
+        return {}
+
+    def layout(self, ranges: tuple[Range, Range, Range]) -> Layout:
+        """Where the neurons of a slice stand among the compartments."""
+        (c, d), (a, b), columns = ranges
+        if columns not in self._widths:
+            whole = (columns[1] - columns[0],)
+            first = self._primary
+            self._widths[columns] = whole if first is None else destination_groups(first.pattern, columns)
+        return Layout(d - c, b - a, self._widths[columns], self.costing.neuron_size(self.neurons))
+
+    def _bound(self, grid: Grid) -> Usage:
+        """What the slice in the middle takes at least."""
+        ranges = tuple(axis[(len(axis) - 1) // 2] for axis in grid)
+        layout = self.layout(ranges)  # type: ignore[arg-type]
+        words = (x.least_words(ranges, layout, self.costing.model) for x in self.convolutions.values())
+        return Usage(
+            compartments=layout.compartments, destination_groups=layout.groups, groups=1, synapse_words=sum(words)
+        )
+
+    # -- one grid -----------------------------------------------------------------------------------------------------
+
+    def _try(self, grid: Grid) -> _Trial:
+        """The grid costed, or as much of it as shows that it does not fit."""
+        exclusive = {name: x.exclusive(grid, self.layout) for name, x in self.convolutions.items()}
+        kinds = tuple(self._kinds(axis, grid, exclusive) for axis in range(3))
+        entries = self.outgoing.table([list(axis) for axis in grid])
+        usages: dict[tuple[int, ...], tuple[Usage, Usage, dict[str, SliceCost]]] = {}
+        weight = 0.0
+        found: list[Limit] = []
+        members = [[np.flatnonzero(np.array(k) == kind) for kind in sorted(set(k))] for k in kinds]
+        cells = sorted(
+            itertools.product(*(range(len(m)) for m in members)),
+            key=lambda cell: -float(np.prod([len(members[axis][k]) for axis, k in enumerate(cell)])),
+        )
+        for cell in cells:
+            where = [members[axis][k] for axis, k in enumerate(cell)]
+            region = Region(self.shape, tuple(grid[axis][int(at[0])] for axis, at in enumerate(where)))
+            usage, own, costs = self._cost(region, exclusive)
+            usages[cell] = usage, own, costs
+            sent = entries[np.ix_(*where)]
+            full = replace(usage, output_axons=usage.output_axons + int(sent.max()))
+            limits = self.limits(full)
+            found = broken(limits)
+            if found:
+                break
+            even = replace(usage, output_axons=usage.output_axons + int(sent.mean()))
+            weight += sent.size * sum(limit.share for limit in self.limits(even) if limit.rule in WEIGHED)
+        return _Trial(grid, found, weight, kinds, usages, entries)  # type: ignore[arg-type]
+
+    def _kinds(self, axis: int, grid: Grid, exclusive: Mapping[str, Exclusive]) -> list[int]:
+        """Numbers of the ranges of an axis, equal where slices that differ in them alone cost the same."""
+        known: dict[object, int] = {}
+        per_neuron = any(np.ndim(getattr(self.neurons, f)) for f in ("du", "dv", "vth"))
+        found = []
+        for at, within in enumerate(grid[axis]):
+            if self.listed or per_neuron:
+                key: object = at
+            else:
+                layout = self.layout((grid[0][0], grid[1][0], within)) if axis == 2 else None
+                key = (
+                    within[1] - within[0],
+                    layout,
+                    *(x.kind(axis, within, layout, exclusive[name]) for name, x in self.convolutions.items()),
+                )
+            found.append(known.setdefault(key, len(known)))
+        return found
+
+    def _cost(self, region: Region, exclusive: Mapping[str, Exclusive]) -> tuple[Usage, Usage, dict[str, SliceCost]]:
+        """What a slice takes, but for output axons to other slices; that without synapses; the cost of connections."""
+        layout = self.layout(region.ranges)  # type: ignore[arg-type]
+        bare = Usage(
+            compartments=layout.compartments,
+            groups=1,
+            destination_groups=layout.groups if self.convolutions else 0,
+            delay_bits=max((x.delay_bits for x in self.entering.values()), default=0),
+        )
+        bare = bare + Usage.of_registers(self.neurons, region)
+        if layout.neuron_size > 1:
+            bare = bare + reset_usage(len(region), self.costing)
+        costs, usage = cost_parts(self._parts(region, layout, exclusive), bare, self.costing)
+        return usage, bare, costs
+
+    def _parts(self, region: Region, layout: Layout, exclusive: Mapping[str, Exclusive]) -> dict[str, Part]:
+        return {
+            name: self.convolutions[name].onto(region, layout, exclusive[name])
+            if name in self.convolutions
+            else ListedPart(self.listed[name], region, layout)
+            for name in self.entering
+        }
+
+    def _slices(self, trial: _Trial) -> list[Slice]:
+        exclusive = {name: x.exclusive(trial.grid, self.layout) for name, x in self.convolutions.items()}
+        slices = []
+        for cell in itertools.product(*(range(len(axis)) for axis in trial.grid)):
+            region = Region(self.shape, tuple(trial.grid[axis][at] for axis, at in enumerate(cell)))
+            kind = tuple(trial.kinds[axis][at] for axis, at in enumerate(cell))
+            usage, own, alike = trial.usages[kind]
+            parts = self._parts(region, self.layout(region.ranges), exclusive)  # type: ignore[arg-type]
+            costs = {name: replace(cost, axons=parts[name].axons) for name, cost in alike.items()}
+            usage = replace(usage, output_axons=usage.output_axons + int(trial.entries[cell]))
+            own = replace(own, output_axons=usage.output_axons)
+            slices.append(Slice(self.name, region, usage, costs, own, parts))
+        return slices
+
+
+def _size(grid: Grid) -> int:
+    return len(grid[0]) * len(grid[1]) * len(grid[2])
+
+
+def _divisions(n: int) -> list[int]:
+    """Numbers of equal ranges into which n places can be divided (the last range may be shorter, not empty)."""
+    sizes = np.arange(1, n + 1)
+    return np.unique(-(-n // sizes)).tolist()
+
+
+def _ranges(n: int, parts: int) -> tuple[Range, ...]:
+    size = -(-n // parts)
+    return tuple((at, min(n, at + size)) for at in range(0, n, size))

@@ -1,0 +1,172 @@
+"""Cut a population with one axis into runs of neighbouring neurons.
+
+The smallest number of runs is searched at which every one keeps all limits, with cuts that even out the load; the rule
+that one run fewer would break is kept as the reason.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolchain.ir import Compartments
+from toolchain.mapping.axons import OutputAxons
+from toolchain.mapping.region import Region
+from toolchain.mapping.slices import Costing, Limits, Reason, Slice, broken, cost_parts, reset_usage, worst
+from toolchain.mapping.synapse_memory import SynapseLists
+from toolchain.mapping.usage import Limit, Usage
+from toolchain.mapping.windows import ByTarget
+
+
+@dataclass(frozen=True, eq=False)
+class RunCutter:
+    """The search for a population with one axis: runs of neighbouring neurons.
+
+    outgoing: the slices that its neurons send to.
+    """
+
+    name: str
+    size: int
+    neurons: Compartments
+    entering: dict[str, SynapseLists]
+    outgoing: OutputAxons
+    costing: Costing
+    limits: Limits
+
+    @cached_property
+    def fan_in(self) -> NDArray[np.int64]:
+        """Synapses of every neuron over all entering connections, shape (size,)."""
+        return sum((x.connectivity.fan_in for x in self.entering.values()), np.zeros(self.size, np.int64))
+
+    @cached_property
+    def entries(self) -> NDArray[np.int64]:
+        """Output axon entries of every neuron, shape (size,)."""
+        return self.outgoing.targets
+
+    @cached_property
+    def by_target(self) -> dict[str, ByTarget]:
+        """The synapses of every connection in the order of their targets."""
+        return {name: ByTarget.of(lists) for name, lists in self.entering.items()}
+
+    @property
+    def neuron_size(self) -> int:
+        """Compartments of one neuron."""
+        return self.costing.neuron_size(self.neurons)
+
+    def cut(self) -> tuple[list[Slice], Reason, list[Limit]]:
+        """The slices, why there are so many, and limits that one neuron alone breaks (left out of the search)."""
+        never = self._broken_alone()
+        if never:
+            return self._without(never)
+        k = self._fewest()
+        fails, step = k - 1, 1
+        found = self._try(k)
+        while not isinstance(found, list):
+            if k == self.size:
+                return self._without(self._broken_by(k))
+            # The overload says about how many more slices are needed; what is jumped over is tried below.
+            fails, k, step = k, min(self.size, max(k + step, int(k * found))), step + 1
+            found = self._try(k)
+        slices, fits = found, k
+        while fits - fails > 1:
+            middle = (fails + fits) // 2
+            found = self._try(middle)
+            if isinstance(found, list):
+                slices, fits = found, middle
+            else:
+                fails = middle
+        return slices, Reason(self.name, fits, fails, tuple(self._broken_by(fails))), []
+
+    def _without(self, never: list[Limit]) -> tuple[list[Slice], Reason, list[Limit]]:
+        """The cut under all limits but these, which no slicing keeps."""
+        ignored = {limit.rule for limit in never}
+        rest = replace(self, limits=lambda usage: [x for x in self.limits(usage) if x.rule not in ignored])
+        slices, reason, more = rest.cut()
+        return slices, reason, worst([*never, *more])
+
+    def _broken_alone(self) -> list[Limit]:
+        """Limits that the neuron with the most synapses, or the one with the most output axons, breaks by itself."""
+        heaviest = {int(np.argmax(self.fan_in)), int(np.argmax(self.entries))}
+        return worst([limit for n in sorted(heaviest) for limit in broken(self.limits(self.slice(n, n + 1).usage))])
+
+    def _fewest(self) -> int:
+        """A number of slices below which compartments, output axons or the bare weights would not fit."""
+        k = 1
+        while k < self.size and self._outline_broken(k):
+            worst = max(limit.share for limit in self._outline_broken(k))
+            k = min(self.size, max(k + 1, int(k * worst)))
+        while k > 1 and not self._outline_broken(k - 1):
+            k -= 1
+        return k
+
+    def _outline_broken(self, k: int) -> list[Limit]:
+        """Limits that k equal slices break before any synapse is written: a bound from the totals alone."""
+        if k < 1:
+            return []
+        payload = sum(len(x.mantissas) * (x.weight_bits + x.delay_bits) for x in self.entering.values())
+        least = Usage(
+            compartments=-(-self.size // k) * self.neuron_size,
+            output_axons=-(-int(self.entries.sum()) // k),
+            synapse_words=payload // 64 // k,
+        )
+        return broken(self.limits(least))
+
+    def _try(self, k: int) -> list[Slice] | float:
+        """k slices that keep all limits, cut evenly by neurons or else evenly by load; or the overload met first."""
+        overload = np.inf
+        for edges in self._edges(k):
+            slices: dict[int, Slice] = {}
+            load = np.add.reduceat(self.fan_in + self.entries, edges[:-1])
+            for at in np.argsort(-load, kind="stable"):  # the fullest first: most failures show in it
+                slices[int(at)] = s = self.slice(edges[at], edges[at + 1])
+                failed = broken(self.limits(s.usage))
+                if failed:
+                    overload = min(overload, failed[0].share)
+                    break
+            else:
+                return [slices[at] for at in range(k)]
+        return overload
+
+    def _broken_by(self, k: int) -> list[Limit]:
+        """The limits that k slices break: the bound from the totals, or else those of the better of the two cuts."""
+        outline = self._outline_broken(k)
+        if outline or k < 1:
+            return outline
+        cuts = [
+            worst(
+                [limit for a, b in itertools.pairwise(edges) for limit in broken(self.limits(self.slice(a, b).usage))]
+            )
+            for edges in self._edges(k)
+        ]
+        return min(cuts, key=lambda broken: broken[0].share)
+
+    def _edges(self, k: int) -> list[NDArray[np.int64]]:
+        even = np.linspace(0, self.size, k + 1).round().astype(np.int64)
+        total = np.cumsum(self.entries + self.fan_in)
+        if k == 1 or not total[-1]:
+            return [even]
+        inner = np.searchsorted(total, total[-1] * np.arange(1, k) / k) + 1
+        levelled = np.concatenate([[0], inner, [self.size]])
+        usable = bool(np.all(np.diff(levelled) > 0)) and not np.array_equal(levelled, even)
+        return [even, levelled] if usable else [even]
+
+    def slice(self, start: int, stop: int) -> Slice:
+        """Neurons [start, stop) with their costs; connections share the core's format registers where they must."""
+        start, stop = int(start), int(stop)
+        region = Region.flat(self.size, start, stop)
+        bare = Usage(
+            compartments=(stop - start) * self.neuron_size,
+            groups=1,
+            output_axons=int(self.entries[start:stop].sum()),
+            delay_bits=max((lists.delay_bits for lists in self.entering.values()), default=0),
+        )
+        bare = bare + Usage.of_registers(self.neurons, region)
+        if self.neuron_size > 1:
+            bare = bare + reset_usage(stop - start, self.costing)
+        parts = {name: self.by_target[name].window(start, stop) for name in self.entering}
+        costs, usage = cost_parts(parts, bare, self.costing)
+        return Slice(self.name, region, usage, costs, bare)
