@@ -127,7 +127,7 @@ def test_a_wrong_sum_is_told(mnist_like):
     facts = report.build_report(mnist_like.program, mapping, mnist_like.limits, mnist_like.target)
     wrong = [check["name"] for check in facts["checks"] if not check["equal"]]
     assert wrong == [
-        "words: connections, cores",
+        "words: connections and soft resets, cores",
         "words: layers, cores",
         "bits: what they are spent on, words",
     ]

@@ -257,6 +257,7 @@ def _layer(
         "cores": len(numbers),
         "core_numbers": numbers,
         "usage": _amounts(usage),
+        "own": _own([s for _, s in held]),
         "memory": memory(usage, word_bits),
         "fullest_core": _fullest_core(numbers, on_core),
         "why": _why(name, mapping),
@@ -291,6 +292,19 @@ def _connection(c: IntegerConnection, program: Program, slices: Sequence[Slice],
         "memory": memory(usage, word_bits),
         "lists_by_format": _sum_counts(cost.axons_by_combination() for cost in costs),
         "words_by_format": _sum_counts(cost.words_by_combination() for cost in costs),
+    }
+
+
+def _own(slices: Sequence[Slice]) -> Facts:
+    """What the neurons of a layer take besides the connections that enter it."""
+    usage = sum((s.usage for s in slices), Usage())
+    brought = sum((Usage.of_synapses(cost) for s in slices for cost in s.costs.values()), Usage())
+    return {
+        "compartments": usage.compartments,
+        "neurons": sum(len(s) for s in slices),
+        **{
+            what: getattr(usage, what) - getattr(brought, what) for what in ("input_axons", "synapses", "synapse_words")
+        },
     }
 
 
@@ -507,7 +521,8 @@ def _checks(program: Program, layers: Sequence[Facts], cores: Sequence[Facts], w
         for c in program.connections
         if not (program.input.on_host and c.source == program.input.name)
     )
-    neurons = sum(p.size for p in program.populations) + (program.input.size if program.input.on_chip else 0)
+    neurons = sum(p.size for p in program.populations) + (program.input.size if layers[0]["on_chip"] else 0)
+    placed = sum(s["neurons"] for core in cores for s in core["slices"])
     spent = sum(core["memory"][f"{what}_bits"] for core in cores for what in ("payload", "index", "header", "padding"))
 
     def over_cores(what: str) -> int:
@@ -516,12 +531,24 @@ def _checks(program: Program, layers: Sequence[Facts], cores: Sequence[Facts], w
     def over_connections(what: str) -> int:
         return sum(c["memory"][what] if what == "words" else c[what] for x in layers for c in x["connections"])
 
+    def own(what: str) -> int:
+        return sum(x["own"][what] for x in layers)
+
     pairs = (
-        ("synapses on the chip: program, cores", on_chip, over_cores("synapses")),
-        ("neurons on the chip: program, cores", neurons, over_cores("compartments")),
-        ("words: connections, cores", over_connections("words"), over_cores("synapse_words")),
+        ("synapses on the chip: program and soft resets, cores", on_chip + own("synapses"), over_cores("synapses")),
+        ("neurons on the chip: program, slices", neurons, placed),
+        ("compartments: layers, cores", own("compartments"), over_cores("compartments")),
+        (
+            "words: connections and soft resets, cores",
+            over_connections("words") + own("synapse_words"),
+            over_cores("synapse_words"),
+        ),
         ("words: layers, cores", sum(x["memory"]["words"] for x in layers), over_cores("synapse_words")),
-        ("input axons: connections, cores", over_connections("input_axons"), over_cores("input_axons")),
+        (
+            "input axons: connections and soft resets, cores",
+            over_connections("input_axons") + own("input_axons"),
+            over_cores("input_axons"),
+        ),
         ("bits: what they are spent on, words", spent, over_cores("synapse_words") * word_bits),
         (
             "output axons: layers and chip crossings, cores",

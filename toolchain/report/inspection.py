@@ -184,7 +184,8 @@ def _population(program: Program, name: str, where: str) -> str:
 def _slices(core: Core, word_bits: int) -> Table:
     made = table(
         "slices",
-        ("neurons", "wrap"),
+        ("slice", "wrap"),
+        ("neurons", "right"),
         ("compartments", "right"),
         ("in-axons", "right"),
         ("out-axons", "right"),
@@ -196,7 +197,7 @@ def _slices(core: Core, word_bits: int) -> Table:
         u = s.usage
         made.add_row(
             Text(str(s)),
-            *(f"{n:,}" for n in (u.compartments, u.input_axons, u.output_axons, u.synapses, u.synapse_words)),
+            *(f"{n:,}" for n in (len(s), u.compartments, u.input_axons, u.output_axons, u.synapses, u.synapse_words)),
             f"{facts.kib(u.synapse_words, word_bits):.1f}",
         )
     return made
