@@ -115,6 +115,30 @@ def chain(layers: int, *, size: int = 4, steps: int = 4, coding: str = "rate") -
     return Program("chain", make_input(coding, "in", size), tuple(populations), tuple(connections), steps)
 
 
+def skip_and_loop() -> Program:
+    """Input -> a -> b -> c with a skip from the input to c, a loop at b, and a delayed connection into c."""
+    random = np.random.default_rng(5)
+
+    def connection(name: str, source: str, target: str, delay: int = 0) -> IntegerConnection:
+        connectivity = Connectivity.from_mask(random.random((4, 4)) < 0.7)
+        mantissa = random.integers(-3, 8, connectivity.n_synapses).astype(np.int16)
+        return IntegerConnection(name, source, target, IntegerSynapses(connectivity, mantissa, 0, 4, "mixed"), delay)
+
+    populations = tuple(Compartments(name, 4, 4096, 512, 6, np.zeros(4, np.int16)) for name in "abc")
+    connections = (
+        connection("in-a", "in", "a"),
+        connection("a-b", "a", "b"),
+        connection("b-b", "b", "b", 1),
+        connection("b-c", "b", "c"),
+        connection("in-c", "in", "c"),
+        connection("a-c", "a", "c", 2),
+    )
+    program = Program("skip", make_input("rate", "in", 4), populations, connections, 5)
+    program.verify()
+    assert program.chip_delays == {"in-a": 1, "a-b": 1, "b-b": 1, "b-c": 1, "in-c": 3, "a-c": 4}
+    return program
+
+
 def with_compartments(program: Program, **changes: object) -> Program:
     """The program with fields of its first population replaced, unchecked."""
     first = replace(program.populations[0], **changes)

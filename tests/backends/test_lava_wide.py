@@ -7,7 +7,7 @@ import itertools
 
 import numpy as np
 import pytest
-from lava_networks import random_cuts
+from lava_networks import random_cuts, skip_and_loop
 from side_by_side import distinct_programs, part_of, side_by_side
 from strategies import FEATURES, random_samples
 from test_lava import assert_equal
@@ -15,7 +15,7 @@ from test_lava import assert_equal
 from toolchain.backends import lava as backend
 from toolchain.backends import reference
 from toolchain.environment import Interpreter
-from toolchain.ir import Compartments, Connectivity, IntegerConnection, IntegerSynapses, Program, make_input
+from toolchain.ir import Program, make_input
 from toolchain.ir.convolution import Convolution
 
 pytestmark = pytest.mark.lava
@@ -111,30 +111,6 @@ def test_kernels_without_listing_their_synapses(lava: Interpreter) -> None:
     programs = [p for p in programs if any(isinstance(c.synapses.connectivity, Convolution) for c in p.connections)]
     samples = random_samples(np.random.default_rng(1), programs[0], 3)
     equal_to_reference(programs[:15], samples, unroll_to=0)
-
-
-def skip_and_loop() -> Program:
-    """Input -> a -> b -> c with a skip from the input to c, a loop at b, and a delayed connection into c."""
-    random = np.random.default_rng(5)
-
-    def connection(name: str, source: str, target: str, delay: int = 0) -> IntegerConnection:
-        connectivity = Connectivity.from_mask(random.random((4, 4)) < 0.7)
-        mantissa = random.integers(-3, 8, connectivity.n_synapses).astype(np.int16)
-        return IntegerConnection(name, source, target, IntegerSynapses(connectivity, mantissa, 0, 4, "mixed"), delay)
-
-    populations = tuple(Compartments(name, 4, 4096, 512, 6, np.zeros(4, np.int16)) for name in "abc")
-    connections = (
-        connection("in-a", "in", "a"),
-        connection("a-b", "a", "b"),
-        connection("b-b", "b", "b", 1),
-        connection("b-c", "b", "c"),
-        connection("in-c", "in", "c"),
-        connection("a-c", "a", "c", 2),
-    )
-    program = Program("skip", make_input("rate", "in", 4), populations, connections, 5)
-    program.verify()
-    assert program.chip_delays == {"in-a": 1, "a-b": 1, "b-b": 1, "b-c": 1, "in-c": 3, "a-c": 4}
-    return program
 
 
 @pytest.mark.parametrize("all_stock", [False, True])

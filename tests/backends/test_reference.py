@@ -203,6 +203,39 @@ def test_progress_and_batches():
     assert trace.counts["out"][[0, 499, 500, 1099], 0].tolist() == single
 
 
+def test_batches_are_as_small_as_memory_asks(monkeypatch):
+    program, samples = one_neuron(1, vth=2), np.arange(7, dtype=np.uint8)[:, None] + 249
+    whole = reference.run(program, samples)
+    done = []
+    monkeypatch.setattr(reference, "BATCH_BYTES", 3 * 140 + 5)  # 4 * 9 for the input and 4 + 100 for the neuron
+    small = reference.run(program, samples, progress=lambda n, total: done.append(n))
+    assert done == [3, 6, 7]
+    assert np.array_equal(small.spikes["out"], whole.spikes["out"])
+    assert not reference.run(program, samples[:0]).decisions.size
+
+
+@pytest.mark.parametrize("exponent", [0, 16, 45, 52])
+def test_sums_are_exact_however_large(exponent):
+    # Two synapses that cancel but for a 1: lost in a float32 from exponent 17 on, in a float64 from 46 on.
+    entry = GradedInput("input", 3, np.arange(3, dtype=np.int32))
+    large = Connectivity(3, 1, np.array([0, 1, 2, 2]), np.zeros(2, np.int32))
+    small = Connectivity(3, 1, np.array([0, 0, 0, 1]), np.zeros(1, np.int32))
+    program = Program(
+        "large",
+        entry,
+        (Compartments("out", 1, 4096, 0, 0, np.zeros(1, np.int16)),),
+        (
+            IntegerConnection(
+                "a", "input", "out", IntegerSynapses(large, np.array([127, -127], np.int16), exponent, 8, "mixed")
+            ),
+            IntegerConnection("b", "input", "out", IntegerSynapses(small, np.array([1], np.int16), 0, 8, "mixed")),
+        ),
+        1,
+    )
+    assert reference.run(program, np.array([[1, 1, 1]])).spikes["out"].tolist() == [[[1]]]
+    assert reference.run(program, np.array([[1, 1, 0]])).spikes["out"].tolist() == [[[0]]]
+
+
 @pytest.mark.parametrize(
     ("samples", "words"),
     [
