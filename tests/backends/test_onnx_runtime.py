@@ -41,19 +41,19 @@ def assert_equal(program, samples) -> None:
     assert np.array_equal(trace.decisions, expected.decisions)
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(programs_and_samples())
 def test_equals_the_reference(case):
     assert_equal(*case)
 
 
-@settings(max_examples=150)
+@settings(max_examples=120)
 @given(programs_and_samples(wide=True, max_steps=10))
 def test_equals_the_reference_for_every_layer_and_neuron(case):
     assert_equal(*case)
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(programs_and_samples(may_wrap=True))
 def test_equals_it_where_currents_wrap(case):
     assert_equal(*case)
@@ -231,7 +231,7 @@ def test_batches_fit_in_memory(monkeypatch):
     assert done == [2, 4, 5]
 
 
-@settings(max_examples=100)
+@settings(max_examples=80)
 @given(graphs(wide=True).flatmap(lambda graph: samples_for(graph).map(lambda samples: (graph, samples))))
 def test_the_trained_graph_runs_too(case):
     """graph.onnx, in double precision, follows the float simulator until rounding may decide about a spike."""
