@@ -55,6 +55,27 @@ def test_windows_of_what_could_be_pooling(pattern, window: str | None) -> None:
     assert pattern.window == window
 
 
+def test_groups_of_random_kernels_are_the_most_that_hold() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        inputs, outputs = (int(n) for n in random.integers(1, 13, 2))
+        mask = random.random((outputs, inputs, 1, 2)) < random.choice([0.05, 0.2, 1.0])
+        if random.random() < 0.5:
+            split = int(random.integers(1, 5))
+            mask &= (np.arange(outputs)[:, None] * split // outputs == np.arange(inputs) * split // inputs)[
+                ..., None, None
+            ]
+        pattern = Convolution.of((inputs, 4, 4), mask)[0]
+        c, _, _, o = pattern.entries
+        holds = [
+            g
+            for g in range(1, 13)
+            if inputs % g == outputs % g == 0 and (c // (inputs // g) == o // (outputs // g)).all()
+        ]
+        assert pattern.groups == (max(holds) if len(c) else 1)
+        assert pattern.n_synapses == pattern.uses.sum()
+
+
 def test_groups_that_do_not_divide_are_none() -> None:
     assert conv((6, 4, 4), (4, 3, 3, 3), groups=2).groups == 2
     assert conv((6, 4, 4), (4, 6, 3, 3)).groups == 1

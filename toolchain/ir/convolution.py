@@ -89,12 +89,16 @@ class Convolution(Pattern):
     def groups(self) -> int:
         """The most equal parts into which the channels can be split so that no entry leads from one to another."""
         inputs, outputs = self.source[0], self.target[0]
-        c, _, _, o = self.entries
-        pairs = np.unique(c * outputs + o)
-        c, o = np.divmod(pairs, outputs)
-        for groups in range(gcd(inputs, outputs) if len(pairs) else 1, 1, -1):
-            parts = inputs % groups == 0 and outputs % groups == 0
-            if parts and bool((c // (inputs // groups) == o // (outputs // groups)).all()):
+        starts = self.kernel.indptr[:: self.size[0] * self.size[1]]  # of each input channel's entries
+        used = np.flatnonzero(np.diff(starts))
+        if not len(used):
+            return 1
+        # The output channels that each input channel reaches, first and last.
+        ends = [edge.reduceat(self.kernel.targets, starts[used]) for edge in (np.minimum, np.maximum)]
+        for groups in range(gcd(inputs, outputs), 1, -1):
+            own = used // (inputs // groups)
+            divides = inputs % groups == 0 and outputs % groups == 0
+            if divides and all(np.array_equal(end // (outputs // groups), own) for end in ends):
                 return groups
         return 1
 
@@ -201,7 +205,8 @@ class Convolution(Pattern):
 
     @property
     def n_synapses(self) -> int:
-        return int(self.uses.sum())
+        rows, columns = (axis.sum(axis=1) for axis in self.reach)
+        return int(np.einsum("cij,i,j->", self.kernel.fan_out.reshape(-1, *self.size), rows, columns))
 
     @property
     def fan_out(self) -> NDArray[np.int64]:
