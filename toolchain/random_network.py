@@ -2,73 +2,175 @@
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from math import prod
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from toolchain.errors import SnncError
-from toolchain.ir import LIF, Connection, Connectivity, FloatSynapses, GradedInput, Graph, RateInput, make_input
+from toolchain.frontends import layers as nodes
+from toolchain.ir import GradedInput, Graph, Input, RateInput, make_input
 from toolchain.ir.inputs import VALUE_MAX
-from toolchain.training.data import SHAPES
+from toolchain.training import architecture
+from toolchain.training.architecture import Planned
+from toolchain.training.data import IMAGES
 from toolchain.training.recipe import Recipe
+
+Mask = NDArray[np.bool_]
+Weights = NDArray[np.float32]
 
 
 def random_graph(recipe: Recipe, connectivity: float, seed: int) -> Graph:
-    """Every connection keeps the same part of its pairs, drawn without structure; weights are normal.
+    """Every layer of weights keeps the same part of them, drawn without structure; weights are normal.
 
-    The shape, neurons and input coding are the recipe's. No hidden neuron is left without a synapse in or out (it
-    gets one more where chance gave it none), so that the estimate does not profit from neurons that are removed as
-    dead. A trained network concentrates its synapses, so its cores may be filled less evenly than this.
+    The shape, neurons and input coding are the recipe's. No neuron (of a convolution: no channel) is left without a
+    synapse in, and no hidden one without a synapse out (it gets one more where chance gave it none), so that the
+    estimate does not profit from neurons that are removed as dead. A trained network concentrates its synapses, so its
+    cores may be filled less evenly than this.
 
     Raises:
         SnncError: connectivity outside (0, 1].
     """
     if not 0 < connectivity <= 1:
         raise SnncError("connectivity is a part of all synapses", where="--connectivity", got=connectivity)
-    random = np.random.default_rng(seed)
-    n_inputs, classes = SHAPES[recipe.data.dataset]
-    sizes = (n_inputs, *recipe.network.hidden, classes)
+    shape, classes = IMAGES[recipe.data.dataset]
+    planned = [layer for layer in recipe.plan(shape, classes) if layer.name]
+    axes: tuple[int, ...] = shape
+    if all(isinstance(layer.table, architecture.Dense) for layer in planned):
+        axes = (prod(shape),)
+    draw = _Draw(np.random.default_rng(seed), connectivity)
+    lowered = nodes.lower(
+        _nodes(planned, len(axes) == 3, draw, recipe.network.vote, classes),
+        _input(recipe, prod(shape)),
+        axes,
+        recipe.network.steps,
+        recipe.name,
+        {},
+    )
+    return lowered.graph
+
+
+def _input(recipe: Recipe, size: int) -> Input:
     rate = recipe.input.coding == "rate"
-    source = make_input(recipe.input.coding, "input", n_inputs, scale=1.0 if rate else 1.0 / VALUE_MAX)
+    source = make_input(recipe.input.coding, "input", size, scale=1.0 if rate else 1.0 / VALUE_MAX)
     if isinstance(source, RateInput):
-        source = replace(source, threshold=recipe.input.threshold)
+        return replace(source, threshold=recipe.input.threshold)
     if isinstance(source, GradedInput):
         source = replace(source, payload_bits=recipe.input.payload_bits)
-        source = replace(source, scale=1.0 / source.payload_max)
-    gain = 1.0 / recipe.network.tau
-    populations, connections = [], []
-    previous = source.name
-    for k, (n_sources, n_targets) in enumerate(itertools.pairwise(sizes), start=1):
-        pairs = _random_pairs(random, n_sources, n_targets, connectivity)
-        if k > 1:
-            unheard = np.setdiff1d(np.arange(n_sources), pairs // n_targets)
-            pairs = np.union1d(pairs, unheard * n_targets + random.integers(0, n_targets, len(unheard)))
-        unfed = np.setdiff1d(np.arange(n_targets), pairs % n_targets)
-        pairs = np.union1d(pairs, random.integers(0, n_sources, len(unfed)) * n_targets + unfed)
-        shape = _connectivity(pairs, n_sources, n_targets)
-        weights = random.normal(0.0, 2.0 / np.sqrt(max(1.0, n_sources * connectivity)), shape.n_synapses)
-        name = f"fc{k}"
-        populations.append(
-            LIF(name, n_targets, recipe.network.threshold, gain, 1.0, gain, np.zeros(n_targets, np.float32))
-        )
-        synapses = FloatSynapses(shape, weights.astype(np.float32))
-        connections.append(Connection(f"{name}.weight", previous, name, synapses))
-        previous = name
-    return Graph(recipe.name, source, tuple(populations), tuple(connections), recipe.network.steps)
+        return replace(source, scale=1.0 / source.payload_max)
+    return source
 
 
-def _random_pairs(
-    random: np.random.Generator, n_sources: int, n_targets: int, connectivity: float
-) -> NDArray[np.int64]:
-    """round(connectivity * pairs) pairs as source * n_targets + target, every set of them equally likely."""
-    pairs = n_sources * n_targets
-    return random.choice(pairs, max(1, round(connectivity * pairs)), replace=False)
+@dataclass(frozen=True, eq=False)
+class _Draw:
+    """Random weights of which a part exists."""
+
+    random: np.random.Generator
+    connectivity: float
+
+    def weights(
+        self, channels: int, n_out: int, *, taps: int = 1, groups: int = 1, hears: bool
+    ) -> tuple[Weights, Mask]:
+        """Of shape (n_out, channels / groups * taps): input channels of so many taps (neurons: of one) to n_out.
+
+        hears: whether every input channel gets a target.
+        """
+        own, out = channels // groups, n_out // groups
+        n_in = own * taps
+        pairs = self._pairs(n_in * n_out)
+        if hears:
+            # The channels of all groups stand at the same places of the array: each needs a target in its own group.
+            group, channel = pairs % n_out // out, pairs // n_out // taps
+            unheard = np.setdiff1d(np.arange(channels), group * own + channel)
+            target = unheard // own * out + self.random.integers(0, out, len(unheard))
+            tap = self.random.integers(0, taps, len(unheard)) if taps > 1 else 0
+            pairs = np.union1d(pairs, (unheard % own * taps + tap) * n_out + target)
+        unfed = np.setdiff1d(np.arange(n_out), pairs % n_out)
+        pairs = np.union1d(pairs, self.random.integers(0, n_in, len(unfed)) * n_out + unfed)
+        values = self.random.normal(0.0, 2.0 / np.sqrt(max(1.0, n_in * self.connectivity)), len(pairs))
+        weight, mask = np.zeros((n_out, n_in), np.float32), np.zeros((n_out, n_in), bool)
+        at = pairs % n_out, pairs // n_out
+        weight[at], mask[at] = values, True
+        return weight, mask
+
+    def _pairs(self, pairs: int) -> NDArray[np.int64]:
+        """round(connectivity * pairs) pairs as source * n_out + target, every set of them equally likely."""
+        return self.random.choice(pairs, max(1, round(self.connectivity * pairs)), replace=False)
 
 
-def _connectivity(pairs: NDArray[np.int64], n_sources: int, n_targets: int) -> Connectivity:
-    sources, targets = pairs // n_targets, pairs % n_targets
-    indptr = np.zeros(n_sources + 1, np.int64)
-    np.cumsum(np.bincount(sources, minlength=n_sources), out=indptr[1:])
-    return Connectivity(n_sources, n_targets, indptr, targets.astype(np.int32))
+def _nodes(planned: list[Planned], is_map: bool, draw: _Draw, votes: int, classes: int) -> Iterator[nodes.Node]:
+    read, first = "input", True
+    for layer in planned:
+        for node in MAKERS[type(layer.table)](layer, read, is_map, draw, not first):
+            yield node
+            read = node.name
+        is_map, first = len(layer.target) == 3, first and layer.neurons is None
+    if votes > 1:
+        ballots = np.repeat(np.eye(classes, dtype=np.float32), votes, axis=1)
+        yield nodes.Linear(name="vote.weight", inputs=(read,), weight=ballots, mask=ballots > 0)
+        yield _neurons("vote", "vote.weight", architecture.READOUT)
+
+
+Maker = Callable[[Planned, str, bool, _Draw, bool], Iterator[nodes.Node]]
+
+
+def _dense(layer: Planned, read: str, is_map: bool, draw: _Draw, hears: bool) -> Iterator[nodes.Node]:
+    if is_map:
+        yield nodes.Flatten(name=f"{layer.name}.flat", inputs=(read,))
+        read = f"{layer.name}.flat"
+    weight, mask = draw.weights(prod(layer.source), prod(layer.target), hears=hears)
+    yield nodes.Linear(name=f"{layer.name}.weight", inputs=(read,), weight=weight, mask=mask)
+    yield _neurons(layer.name, f"{layer.name}.weight", layer.neurons)
+
+
+def _conv(layer: Planned, read: str, is_map: bool, draw: _Draw, hears: bool) -> Iterator[nodes.Node]:
+    table = cast(architecture.Conv, layer.table)
+    taps = table.kernel * table.kernel
+    weight, mask = draw.weights(layer.source[0], table.channels, taps=taps, groups=table.groups, hears=hears)
+    kernel = (table.channels, layer.source[0] // table.groups, table.kernel, table.kernel)
+    yield nodes.Conv2d(
+        name=f"{layer.name}.weight",
+        inputs=(read,),
+        weight=weight.reshape(kernel),
+        mask=mask.reshape(kernel),
+        stride=(table.stride, table.stride),
+        padding=((table.margin, table.margin), (table.margin, table.margin)),
+        groups=table.groups,
+    )
+    yield _neurons(layer.name, f"{layer.name}.weight", layer.neurons)
+
+
+def _pool(node: type[nodes.SumPool]) -> Maker:
+    def make(layer: Planned, read: str, is_map: bool, draw: _Draw, hears: bool) -> Iterator[nodes.Node]:
+        table = cast(architecture.Pool, layer.table)
+        size, step = (table.size, table.size), (table.step, table.step)
+        yield node(name=layer.name, inputs=(read,), kernel=size, stride=step)
+
+    return make
+
+
+def _neurons(name: str, read: str, options: architecture.NeuronOptions | None) -> nodes.Neuron:
+    assert options is not None, "a layer with weights has neurons"
+    return nodes.Neuron(
+        name=name,
+        inputs=(read,),
+        threshold=options.threshold,
+        gain=1.0 / options.resistance,
+        current_decay=options.current_decay,
+        voltage_decay=options.voltage_decay,
+        reset=options.reset,
+        refractory=options.refractory,
+    )
+
+
+MAKERS: dict[type[architecture.Layer], Maker] = {
+    architecture.Dense: _dense,
+    architecture.Conv: _conv,
+    architecture.MaxPool: _pool(nodes.MaxPool),
+    architecture.SumPool: _pool(nodes.SumPool),
+    architecture.AvgPool: _pool(nodes.AvgPool),
+}
+"""Table of a recipe -> the layers that it stands for (dropout is gone by then)."""

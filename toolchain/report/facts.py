@@ -26,7 +26,15 @@ STATEMENT = "estimate, executed on nothing"
 COUNTED = "bare weights; the chip's rule is not public"
 MEMORY_RULE = "synapse memory"
 """The rule whose amount is words of synaptic memory (toolchain.rules.synapse_memory)."""
-CHOSEN_RULES = frozenset({"synapse formats", "compartment configurations", "threshold configurations", "neuron groups"})
+CHOSEN_RULES = frozenset(
+    {
+        "synapse formats",
+        "compartment configurations",
+        "threshold configurations",
+        "neuron groups",
+        "destination groups",
+    }
+)
 """Rules whose amount the mapping chooses freely up to the limit: being full says nothing."""
 
 ONE_A_LINE = frozenset({"cores", "core_groups", "layers"})
