@@ -185,14 +185,17 @@ def test_the_shipped_digits_recipe_learns(tmp_path):
 def test_the_model_is_plain_and_says_where_it_comes_from(tmp_path, small):
     result = train(small.resolve({"train.epochs": 1}), out_dir=tmp_path / "run", reporter=Silent())
     model = torch.load(result.model, weights_only=True)
-    assert (model["format"], model["version"], model["name"], model["seed"]) == ("snnc-model", 1, "small", 0)
+    assert (model["format"], model["version"], model["name"], model["seed"]) == ("snnc-model", 2, "small", 0)
     assert model["steps"] == 4
-    assert model["input"] == {"size": 64, "coding": "rate", "scale": 1.0, "offset": 0.0, "threshold": 127}
+    assert model["input"] == {"shape": [64], "coding": "rate", "scale": 1.0, "offset": 0.0, "threshold": 127}
     assert set(model["versions"]) == {"snnc", "torch", "python"}
     assert Recipe.from_dict(model["recipe"]) == result.recipe
-    assert [layer["name"] for layer in model["layers"]] == ["fc1", "fc2"]
-    neuron = {"kind": "lif", "tau": 2.0, "threshold": 1.0, "reset": "zero", "compare": ">"}
-    assert all(layer["neuron"] == neuron for layer in model["layers"])
+    assert [layer["name"] for layer in model["layers"]] == ["fc1.weight", "fc1", "fc2.weight", "fc2"]
+    assert [layer["inputs"] for layer in model["layers"]] == [["input"], ["fc1.weight"], ["fc1"], ["fc2.weight"]]
+    neuron = {"threshold": 1.0, "gain": 0.5, "current_decay": 1.0, "voltage_decay": 0.5, "reset": "zero"}
+    rest = {"op": "neuron", "refractory": 0, "recurrent": None}
+    for layer in model["layers"][1::2]:
+        assert {key: value for key, value in layer.items() if key not in ("name", "inputs")} == {**neuron, **rest}
 
 
 @pytest.mark.parametrize("loss", ["mse", "cross-entropy"])

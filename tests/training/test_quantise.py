@@ -28,19 +28,24 @@ def rate_spikes(x, steps, threshold):
     return out
 
 
+def pairs(model):
+    """Layers of weights and the neurons behind them, of a network of dense layers."""
+    return list(zip(model["layers"][::2], model["layers"][1::2], strict=True))
+
+
 def deployed(model, x):
     """Spikes of every layer (T, N, n), from model.pt alone, in int64: the chip's rule written down once more."""
     steps, inputs = model["steps"], model["input"]
     x = x.astype(np.int64)
     sent = rate_spikes(x, steps, inputs["threshold"]) if inputs["coding"] == "rate" else [x] * steps
     record = []
-    for index, layer in enumerate(model["layers"]):
-        step, tau = layer["weight_step"], layer["neuron"]["tau"]
+    for index, (layer, neuron) in enumerate(pairs(model)):
+        step, tau, threshold = layer["weight_step"], 1 / neuron["gain"], neuron["threshold"]
         mantissa = np.rint(layer["weight"].double().numpy() / step).astype(np.int64)
         assert np.abs(mantissa).max() <= 2 ** (layer["weight_bits"] - 1) - 1
         host = index == 0 and inputs["coding"] == "current"
         scale = inputs["scale"] * 2 ** inputs.get("shift", 0) if index == 0 else 1.0
-        vth = layer["neuron"]["threshold"] * tau / (step * scale)
+        vth = threshold * tau / (step * scale)
         assert abs(vth - round(vth)) < 1e-6 * vth
         vth = round(vth)
         bias = np.zeros(len(mantissa))
@@ -48,7 +53,7 @@ def deployed(model, x):
             bias = bias + layer["bias"].double().numpy()
         if index == 0 and inputs["offset"]:
             bias = bias + (mantissa * step).sum(1) * inputs["offset"]
-        bias = bias * 64 * vth / (layer["neuron"]["threshold"] * tau)
+        bias = bias * 64 * vth / (threshold * tau)
         exponent = 6 if host else 0
         while np.rint(np.abs(bias).max() / 2**exponent) > 4095 and exponent < 7:
             exponent += 1
@@ -83,11 +88,11 @@ def test_the_accuracy_that_training_reports_is_the_deployed_one(tmp_path, small,
     right = (record[-1].sum(0).argmax(1) == data.test_y).mean()
     assert result.metrics["accuracy"] == pytest.approx(right, abs=1e-12)
     assert right > 0.3
-    for spikes, layer in zip(record, model["layers"], strict=True):
+    for spikes, (_, layer) in zip(record, pairs(model), strict=True):
         assert result.metrics["spikes_per_neuron"][layer["name"]] == pytest.approx(spikes.sum(0).mean())
         silent = int((spikes.sum((0, 1)) == 0).sum())
         assert result.metrics["silent_neurons"][layer["name"]] == silent
-    fan_out = model["layers"][1]["mask"].sum(0).numpy()
+    fan_out = model["layers"][2]["mask"].sum(0).numpy()
     assert result.metrics["synaptic_operations"]["fc2"] == pytest.approx(
         (record[0].sum(0) * fan_out).sum() / len(data.test_x)
     )
@@ -141,7 +146,7 @@ def test_rows_that_would_overflow_are_shrunk_and_reported(tmp_path, small, monke
     recipe = small.resolve({"input.coding": "graded", "train.epochs": 6})
     result = train(recipe, out_dir=tmp_path / "run", reporter=Silent())
     model = torch.load(result.model, weights_only=True)
-    for layer, payload in zip(model["layers"], (255, 1), strict=True):
+    for (layer, _), payload in zip(pairs(model), (255, 1), strict=True):
         mantissa = (layer["weight"] / layer["weight_step"]).round()
         assert float(quantise.row_sums(mantissa).max()) * payload < 900 * 30
     assert any(d.code == "TRN003" for d in result.diagnostics)

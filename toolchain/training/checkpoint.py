@@ -20,10 +20,8 @@ from toolchain.training.architecture import READOUT, NeuronOptions
 from toolchain.training.layers import ToMap, Weights
 from toolchain.training.modules import SpikingNetwork
 
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 MODEL_VERSION = 2
-PLAIN_VERSION = 1
-"""Of networks that need no more than dense layers of leaky neurons."""
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
@@ -81,10 +79,9 @@ def model(network: SpikingNetwork, masks: list[Tensor], metrics: dict[str, Any])
     is folded into the weights after them.
     """
     recipe = network.recipe
-    plain = _is_plain(network)
     return {
         "format": "snnc-model",
-        "version": PLAIN_VERSION if plain else MODEL_VERSION,
+        "version": MODEL_VERSION,
         "name": recipe.name,
         "seed": recipe.seed,
         "recipe": recipe.to_dict(),
@@ -94,32 +91,10 @@ def model(network: SpikingNetwork, masks: list[Tensor], metrics: dict[str, Any])
             "python": platform.python_version(),
         },
         "steps": recipe.network.steps,
-        "input": _plain_input(network) if plain else _input(network),
-        "layers": _plain_layers(network, masks) if plain else _layers(network, masks),
+        "input": _input(network),
+        "layers": _layers(network, masks),
         "metrics": metrics,
     }
-
-
-def _is_plain(network: SpikingNetwork) -> bool:
-    """Whether the network is dense layers of leaky neurons and nothing else, what version 1 holds."""
-    options = network.recipe.network
-    usual = all((n := layer.neurons).neuron == "lif" and n.reset == "zero" for layer in network.layers)
-    simple = all(n.current_decay == 1 and not n.refractory for n in (layer.neurons for layer in network.layers))
-    return not options.layers and options.vote == 1 and usual and simple
-
-
-def _plain_input(network: SpikingNetwork) -> dict[str, Any]:
-    entry = _input(network)
-    return {"size": math.prod(entry.pop("shape")), **entry}
-
-
-def _plain_layers(network: SpikingNetwork, masks: list[Tensor]) -> list[dict[str, Any]]:
-    entries = []
-    for index, (layer, mask) in enumerate(zip(network.layers, masks, strict=True)):
-        weights = _weights(network, layer, mask, _input_fold(network) if index == 0 else 1.0)
-        neuron = {"kind": "lif", "tau": layer.neurons.tau, "threshold": layer.neurons.threshold}
-        entries.append({"name": layer.name, **weights, "neuron": {**neuron, "reset": "zero", "compare": ">"}})
-    return entries
 
 
 def _input(network: SpikingNetwork) -> dict[str, Any]:

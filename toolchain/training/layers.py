@@ -178,6 +178,11 @@ class Weights(Stage):
         """Weighted sums (T, B, ...) of payloads."""
         raise NotImplementedError
 
+    def biased(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """`product`, and a bias (out,) or one a neuron."""
+        current = self.product(x, weight)
+        return current if bias is None else current + bias.to(current.dtype)
+
     def everywhere(self, weight: Tensor) -> Tensor:
         """Weighted sums where every source sends 1; one a neuron, or of a shape that stands for all."""
         raise NotImplementedError
@@ -285,6 +290,13 @@ class ConvLayer(Weights):
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         options = {"stride": self.stride, "padding": self.padding, "groups": self.groups}
         return over_maps(functional.conv2d, x, weight, **options)
+
+    def biased(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if bias is None or bias.ndim > 1:
+            return super().biased(x, weight, bias)
+        # One pass over the map less, and one rounding.
+        options = {"stride": self.stride, "padding": self.padding, "groups": self.groups}
+        return over_maps(functional.conv2d, x, weight, bias.to(x.dtype), **options)
 
     def everywhere(self, weight: Tensor) -> Tensor:
         channels, *size = self.source

@@ -208,7 +208,7 @@ class SpikingNetwork(nn.Module):
         return neurons.run(current, steps, neuron)
 
     def _current(self, layer: Weights, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        steps, tau = self.recipe.network.steps, layer.neurons.resistance
+        tau = layer.neurons.resistance
         if layer.normed:
             scale = self.scale(layer)
             current = layer.product(x, (weight * scale.scale).to(x.dtype))
@@ -218,25 +218,28 @@ class SpikingNetwork(nn.Module):
         grid = layer.grid
         if grid is None:
             bias = self._bias(layer, weight, bias)
-            weight = weight * (self.scale(layer).scale / tau)
-            current = layer.product(x, weight.to(x.dtype))
-            current = neurons.synapse(current, steps, layer.current_kept, False)
-            return current if bias is None else current + (bias / tau).to(current.dtype)
+            weight = (weight * (self.scale(layer).scale / tau)).to(x.dtype)
+            return self._filtered(layer, x, weight, None if bias is None else bias / tau)
         weight = quantise.straight_through(weight, grid)
         bias = self._bias(layer, weight * grid.step, bias)
+        if bias is not None:
+            units = bias / (grid.tau * grid.unit)
+            integers = quantise.bias_integers(bias, grid, on_host=self.on_host(layer))
+            bias = units + (integers.float() - units).detach()
         if self.on_host(layer):
             total = layer.product(x, weight.to(x.dtype))
             current = quantise.straight_host_sum(total, grid.shift) * 2**quantise.STATE_SHIFT
-        else:
-            # Six bits up is exact in any floating type, and cheaper on the weights than on the currents.
-            current = layer.product(x, (weight * 2**quantise.STATE_SHIFT).to(x.dtype))
-            current = neurons.synapse(current, steps, layer.current_kept, True)
-        if bias is None:
-            return current
-        units = bias / (grid.tau * grid.unit)
-        integers = quantise.bias_integers(bias, grid, on_host=self.on_host(layer))
-        rounded = units + (integers.float() - units).detach()
-        return current + rounded.to(current.dtype)
+            return current if bias is None else current + bias.to(current.dtype)
+        # Six bits up is exact in any floating type, and cheaper on the weights than on the currents.
+        return self._filtered(layer, x, (weight * 2**quantise.STATE_SHIFT).to(x.dtype), bias)
+
+    def _filtered(self, layer: Weights, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Synaptic currents and, beside them, the bias; all on the scale of the potential."""
+        if layer.current_kept == 0:
+            return layer.biased(x, weight, bias)
+        steps = self.recipe.network.steps
+        current = neurons.synapse(layer.product(x, weight), steps, layer.current_kept, layer.grid is not None)
+        return current if bias is None else current + bias.to(current.dtype)
 
     @torch.no_grad()
     def simulate(self, samples: Tensor) -> list[Tensor]:
