@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from numpy.typing import NDArray
 from strategies import programs
 
@@ -21,21 +21,21 @@ def distinct_programs(n: int, **options: Any) -> list[Program]:
     """The first n different programs that the strategy of that name draws, always the same ones."""
     found: list[Program] = []
 
-    @settings(
-        max_examples=4 * n,
-        derandomize=True,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(programs(**options))
     def collect(program: Program) -> None:
-        if len(found) < n and program not in found:
+        if program not in found:
             found.append(program)
 
-    collect()
-    assert len(found) == n, f"only {len(found)} different programs were drawn"
-    return found
+    for attempt in range(10):
+        if len(found) < n:
+            rules = settings(
+                max_examples=n - len(found) + 5,
+                database=None,
+                phases=[Phase.generate],
+                suppress_health_check=list(HealthCheck),
+            )
+            seed(attempt)(rules(given(programs(**options))(collect)))()
+    assert len(found) >= n, f"only {len(found)} different programs were drawn"
+    return found[:n]
 
 
 def side_by_side(

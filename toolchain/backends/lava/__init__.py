@@ -175,13 +175,12 @@ def to_spec(
 
 def _pattern(pattern: Pattern) -> dict[str, Any]:
     """The lists of a connection, or those of its kernel and where it is applied."""
-    if not isinstance(pattern, Convolution):
-        listed, _ = pattern.unroll()
-        return {"indptr": listed.indptr, "targets": listed.targets}
-    kernel = _spec.Kernel(
-        pattern.source, pattern.target, pattern.size, pattern.stride, pattern.padding, pattern.dilation
-    )
-    return {"indptr": pattern.kernel.indptr, "targets": pattern.kernel.targets, "kernel": kernel}
+    fields: dict[str, Any] = {"indptr": pattern.stored.indptr, "targets": pattern.stored.targets}
+    if isinstance(pattern, Convolution):
+        fields["kernel"] = _spec.Kernel(
+            pattern.source, pattern.target, pattern.size, pattern.stride, pattern.padding, pattern.dilation
+        )
+    return fields
 
 
 def _population(compartments: Compartments, depth: int) -> _spec.Population:
