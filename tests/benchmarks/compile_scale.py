@@ -24,7 +24,11 @@ from toolchain.ir import Graph
 from toolchain.pipeline import Options, compile_graph
 
 CASES: dict[str, tuple[str, str, Callable[[], Graph]]] = {
-    "layers-10k": ("loihi", "10 k neurons and 1 M synapses in layers of 1000", lambda: networks.layers(10_000, 1_000_000)),
+    "layers-10k": (
+        "loihi",
+        "10 k neurons and 1 M synapses, 1000 a layer",
+        lambda: networks.layers(10_000, 1_000_000),
+    ),
     "layers-100k": ("loihi", "100 k neurons and 10 M synapses", lambda: networks.layers(100_000, 10_000_000)),
     "layers-1M": ("loihi", "1 M neurons and 100 M synapses", lambda: networks.layers(1_000_000, 100_000_000)),
     "wide-100k": ("loihi", "100 k neurons and 10 M synapses in 10 layers", lambda: networks.wide(100_000, 10_000_000)),

@@ -133,7 +133,7 @@ def vgg16(size: int = 224, density: float = 1.0, classes: int = 1000, hidden: in
 def mobilenet(size: int = 224, classes: int = 1000) -> Graph:
     """MobileNet: a convolution with stride 2, then 13 times a depthwise and a pointwise one, and a dense layer.
 
-    The average over the last map is taken by the last layer's weights: its neurons see all positions.
+    The average over the last map is taken by a neuron a channel.
     """
     build = Builder(f"mobilenet-{size}", (3, size, size))
     build.convolution("conv1", 32, stride=2)
@@ -141,7 +141,8 @@ def mobilenet(size: int = 224, classes: int = 1000) -> Graph:
     for k, (stride, channels) in enumerate(pairs, start=1):
         build.convolution(f"dw{k}", build.shape[0], stride=stride, groups=build.shape[0])
         build.convolution(f"pw{k}", channels, size=1, padding=0)
-    build.convolution("fc", classes, size=build.shape[1], padding=0)
+    build.convolution("average", build.shape[0], size=build.shape[1], padding=0, groups=build.shape[0])
+    build.dense("fc", classes)
     return build.graph()
 
 

@@ -41,7 +41,9 @@ def write(lists: SynapseLists, choice: FormatChoice, weight_bits: int, rule: Par
     numbers = kernels.numbers(rule, weight_bits, weight_bits + lists.delay_bits)
     pairs = np.array([(ENCODINGS.index(e), SIGN_LISTS.index(s)) for e in choice.encodings for s in choice.sign_lists])
     both = np.array([signs in choice.sign_lists for signs in SIGN_LISTS])
-    indptr = np.ascontiguousarray(whole.indptr, np.int64)
+    # A core hears few of a wide layer's neurons: lists without synapses are left out, so that they cost no time.
+    rows = np.flatnonzero(whole.fan_out)
+    indptr = np.append(whole.indptr[rows], whole.indptr[-1]).astype(np.int64)
     targets = np.ascontiguousarray(whole.targets, np.int32)
     mantissas = np.ascontiguousarray(lists.mantissas, np.int16)
     *records, present = kernels.count(indptr, targets, mantissas, both, numbers)
@@ -58,7 +60,9 @@ def write(lists: SynapseLists, choice: FormatChoice, weight_bits: int, rule: Par
             return define(lists, choice, weight_bits, rule)  # it says how many registers it takes
         additions = offer.additions()
         table = kernels.choose(*records, present, pairs, np.stack(tables), additions, choice.max_formats, numbers)
-    words, combination, totals, used = kernels.settle(*records, pairs, table, numbers)
+    found_words, found_combination, totals, used = kernels.settle(*records, pairs, table, numbers)
+    words, combination = np.zeros(whole.n_sources, np.int64), np.full(whole.n_sources, -1, np.int8)
+    words[rows], combination[rows] = found_words, found_combination
     entries, stored, bits = totals.tolist()
     return Written(words, combination, entries, stored, bits, offer.table(used))
 
