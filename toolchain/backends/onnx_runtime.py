@@ -27,8 +27,9 @@ BATCH_BYTES = 1 << 29
 """Memory that a batch may take; the number of its samples follows from it."""
 TYPES: dict[str, type[np.generic]] = {"tensor(int64)": np.int64, "tensor(uint8)": np.uint8}
 """Types of a state, as the runtime names them."""
-DENSE_BYTES_MAX = 8 << 30
-"""Dense weights beyond this are refused: the runtime would be killed rather than fail."""
+DENSE_BYTES_MAX = 2 << 30
+"""Dense weights beyond this are refused: while it loads them the runtime takes five times as much (measured), and would
+be killed rather than fail."""
 
 
 def run(
