@@ -10,12 +10,16 @@ import sys
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 
+import jsonschema
 import pytest
 from mapped import Mapped, mapped_program, random_program
 from rich.console import Console
+from small_maps import map_network
+from small_targets import small_target
 
 from toolchain import report
 from toolchain.errors import Diagnostic, SnncError, Violation
+from toolchain.pipeline import Options, compile_graph
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -247,6 +251,59 @@ class TestPage:
         assert '<th scope="row">255</th>' in html
 
 
+def map_on_small_cores() -> Mapped:
+    """A network of maps on cores of 48 compartments: every map of any size is cut."""
+    target = small_target(compartments_per_core=48)
+    state = compile_graph(map_network(), target, Options(chips=8))
+    return Mapped(state.program, target, state.mapping)
+
+
+@pytest.fixture(scope="module")
+def cut():
+    done = map_on_small_cores()
+    return done.report(before=done.program)
+
+
+def render_words(facts) -> str:
+    return " ".join(" ".join(page_of(facts).text).split())
+
+
+class TestMaps:
+    """A network with every kind of layer, in all forms."""
+
+    def test_the_text(self, cut):
+        text = text_of(cut, 120)
+        assert re.search(r"conv1 +conv 3x3 \+ LIF +2x8x8 -> 4x8x8 +9\d.\d % +\d,\d\d\d +\d\d ", text)
+        assert re.search(r"pool +max pool 2x2 \(OR\) +4x8x8 -> 4x4x4", text)
+        assert "deep    depthwise conv 3x3 +" in text
+        assert "from " in text.split("layers")[0]
+        assert "all equal" in text
+        assert not any(not check["equal"] for check in cut["checks"])
+
+    def test_the_page_and_the_table(self, cut):
+        words = render_words(cut)
+        assert "2x8x8 → 4x8x8" in words
+        assert "kernels are shared" in words
+        region = cut["cores"][-1]["slices"][0]
+        assert f"{region['population']}{region['region']}" in report.to_csv(cut)
+
+    def test_a_recurrent_connection_is_no_input_of_its_own(self, cut):
+        assert "4x4x4 -> 12 " in text_of(cut, 120)
+
+    def test_stored_weights_and_synapses(self, cut):
+        layer = next(x for x in cut["layers"] if x["name"] == "conv1")
+        kernel = map_on_small_cores().program.connections[0].synapses.connectivity
+        assert (layer["stored_weights"], layer["synapses"]) == (kernel.n_weights, kernel.unroll()[0].n_synapses)
+        assert layer["connected_percent"] == round(100 * layer["synapses"] / kernel.full.unroll()[0].n_synapses, 4)
+        assert layer["connections"][0]["synapses"] == layer["synapses"] > layer["stored_weights"]
+        assert layer["shape"] == [4, 8, 8]
+        deep = next(x for x in cut["layers"] if x["name"] == "deep")
+        assert deep["own"]["synapses"] == deep["own"]["neurons"] == 64
+        hidden = next(x for x in cut["layers"] if x["name"] == "hidden")
+        assert [(c["delay"], c["chip_delay"]) for c in hidden["connections"]] == [(0, 1), (1, 1)]
+        jsonschema.Draft202012Validator(report.schema()).validate(json.loads(report.to_json(cut)))
+
+
 class TestPicture:
     def test_the_svg_has_a_cell_for_each_core_of_the_chip_and_the_slices_as_text(self, facts, part, tmp_path):
         report.mapping_picture(facts, tmp_path / "mapping.svg")
@@ -257,6 +314,20 @@ class TestPicture:
         assert f"core 1: {part}; memory {share:g} %" in titles
         texts = [each.text for each in root.iter(f"{SVG}text")]
         assert {"core 0", "pixels[0:784]", part} <= set(texts)
+
+    def test_maps_that_are_cut_show_their_boxes_and_cores(self, tmp_path):
+        done = map_on_small_cores()
+        facts = done.report()
+        report.mapping_picture(facts, tmp_path / "maps.svg")
+        root = ElementTree.parse(tmp_path / "maps.svg").getroot()
+        texts = [each.text for each in root.iter(f"{SVG}text")]
+        assert "conv1  4 x 8 x 8" in texts
+        titles = " ".join(each.text for each in root.iter(f"{SVG}title"))
+        for core in facts["cores"]:
+            for s in core["slices"]:
+                if s["population"] == "conv1":
+                    assert f"conv1{s['region']}: core {core['core']}" in titles
+        assert "maps that are cut" in render_words(facts)
 
     def test_darker_is_fuller(self):
         from toolchain.report.drawing import OVER, shade

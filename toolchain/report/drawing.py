@@ -1,4 +1,4 @@
-"""The mapping as a drawing: a map of every chip, and a card for each core where there are few.
+"""The mapping as a drawing: every chip, how feature maps are cut, and a card for each core where there are few.
 
 A drawing is a list of rectangles and texts in pixels, so that SVG (written here) and PNG (matplotlib) show the same.
 """
@@ -23,6 +23,9 @@ CHIPS_MOST = 8
 CELL, PER_ROW = 20, 32
 CARD_WIDTH, CARD_GAP = 228, 16
 SLICES_SHOWN = 3
+MAP_SIDE, MAP_STEP, MAPS_MOST = 150, 192, 20
+PLACES_MOST = 400
+"""Boxes of one map: beyond, they would be too small to see."""
 METERS = (
     ("memory", "synapse memory"),
     ("compartments", "compartments"),
@@ -72,6 +75,7 @@ def draw_mapping(report: Facts) -> Drawing:
     shapes: list[Rect | Label] = [Label(0, 16, title, 16, bold=True), Label(0, 36, _subtitle(report), 12, DIM)]
     y = _legend(shapes, 52)
     y = _chips(report, shapes, y + 14)
+    y = _maps(report, shapes, y)
     if len(report["cores"]) <= CARDS_MOST:
         y = _cards(report, shapes, y + 10)
     return Drawing(WIDTH, y, title, describe(report), tuple(shapes))
@@ -173,6 +177,59 @@ def _chips(report: Facts, shapes: list[Rect | Label], y: float) -> float:
         y += 14
         shapes.append(Label(0, y, f"and {n_chips - CHIPS_MOST:,} more chips", 12, DIM))
     return y
+
+
+def _maps(report: Facts, shapes: list[Rect | Label], y: float) -> float:
+    """Every map that is cut: its rows and columns, and the core of each box (or how many, one for each group of
+    channels)."""
+    cut: dict[str, list[tuple[Facts, Facts]]] = {}
+    for core in report["cores"]:
+        for s in core["slices"]:
+            if len(s["ranges"]) == 3:
+                cut.setdefault(s["population"], []).append((core, s))
+    order = [layer for layer in report["layers"] if len(cut.get(layer["name"], ())) > 1][:MAPS_MOST]
+    if not order:
+        return y
+    across = int((WIDTH + MAP_STEP - MAP_SIDE) // MAP_STEP)
+    y += 20
+    shapes.append(Label(0, y, "maps that are cut, and their cores", 12, bold=True))
+    for start in range(0, len(order), across):
+        row = order[start : start + across]
+        for k, layer in enumerate(row):
+            _map(layer, cut[layer["name"]], shapes, k * MAP_STEP + 0.5, y + 8.5)
+        y += 8 + max(_map_scale(layer) * layer["shape"][1] for layer in row) + 32
+    return y
+
+
+def _map_scale(layer: Facts) -> float:
+    """Pixels of a row or a column."""
+    return MAP_SIDE / max(layer["shape"][1:])
+
+
+def _map(layer: Facts, slices: list[tuple[Facts, Facts]], shapes: list[Rect | Label], x: float, y: float) -> None:
+    scale = _map_scale(layer)
+    channels, height, width = layer["shape"]
+    places: dict[tuple[int, ...], list[tuple[Facts, Facts]]] = {}
+    for core, s in slices:
+        places.setdefault(tuple(n for axis in s["ranges"][1:] for n in axis), []).append((core, s))
+    shapes.append(Label(x, y + 11, _short(f"{layer['name']}  {channels} x {height} x {width}", 28), 11, DIM))
+    y += 16
+    if len(places) > PLACES_MOST:
+        shapes.append(Rect(x, y, width * scale, height * scale, shade(50), EDGE))
+        shapes.append(
+            Label(x + width * scale / 2, y + height * scale / 2, f"{len(slices):,} slices", 11, PAPER, "middle")
+        )
+        return
+    for (top, bottom, left, right), held in places.items():
+        fullest = max((_memory_percent(core) or 0.0 for core, _ in held), default=0.0)
+        words = "; ".join(f"{s['population']}{s['region']}: core {core['core']}" for core, s in held[:SLICES_SHOWN])
+        rest = len(held) - SLICES_SHOWN
+        box = (x + left * scale, y + top * scale, (right - left) * scale, (bottom - top) * scale)
+        shapes.append(Rect(*box, shade(min(fullest, 100)), EDGE, words + (f"; and {rest:,} more" if rest > 0 else "")))
+        text = str(held[0][0]["core"]) if len(held) == 1 else f"{len(held)} cores"
+        if box[2] >= 7 * len(text) and box[3] >= 12:
+            colour = PAPER if fullest > 45 else INK
+            shapes.append(Label(box[0] + box[2] / 2, box[1] + box[3] / 2 + 4, text, 10, colour, "middle"))
 
 
 def _cards(report: Facts, shapes: list[Rect | Label], y: float) -> float:
