@@ -24,7 +24,7 @@ LISTING_LIMIT = 20_000_000
 
 KERNEL_LIMIT = 1 << 25
 """Most products of kernel entries in the composition of two convolutions."""
-CHUNK = 1 << 18
+CHUNK = 1 << 19
 """Entries of a dense mask that are looked at together."""
 PRODUCT_LIMIT = 1 << 28
 """Most synapses in the composition of two dense layers."""

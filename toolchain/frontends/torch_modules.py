@@ -20,7 +20,6 @@ from toolchain.frontends.operators import Shape
 from toolchain.frontends.torch_operators import (
     FRESH,
     FUNCTIONS,
-    IN_PLACE,
     METHODS,
     Output,
     Tracing,
@@ -147,7 +146,7 @@ class _Walk(Tracing):
                 self.values[node] = _LOST
         if self.problems:
             raise SnncError(
-                f"{len(self.problems)} operators cannot be deployed",
+                f"{len(self.problems)} operator{'s' if len(self.problems) > 1 else ''} cannot be deployed",
                 where=name,
                 got="".join(f"\n    {problem}" for problem in self.problems),
                 allowed="linear layers, convolutions, pooling, batch norm, sums, concatenation, and neurons of "
@@ -281,13 +280,14 @@ def _numbered(name: str, number: int) -> str:
 
 
 def _check_in_place(node: fx.Node, root: nn.Module) -> None:
-    """Refuse a change in place that somebody else may see: the trace says who reads which result, not which memory."""
-    in_place = node.target in IN_PLACE or (
-        node.op == "call_method" and str(node.target).endswith("_") and not str(node.target).endswith("__")
-    )
+    """Refuse a change in place that somebody else may see: the trace says who reads which result, not which memory.
+
+    (Of x += y torch.fx sees x = x + y.)
+    """
     changed = node.args[0] if node.args else None
+    in_place = node.op == "call_method" and str(node.target).endswith("_") and not str(node.target).endswith("__")
     if not in_place or not isinstance(changed, fx.Node):
         return
     made_by = type(root.get_submodule(str(changed.target))) if changed.op == "call_module" else changed.target
     if len(changed.users) > 1 or made_by not in FRESH or not node.users:
-        raise Unsupported("it changes a tensor in place that others may read: write x = x + y for x += y")
+        raise Unsupported("it changes a tensor in place that others may read: use the function without _")

@@ -401,13 +401,10 @@ RECURRENT: Mapping[Any, tuple[type[layers.Weighted], Callable[..., dict[str, Any
 }
 FUNCTIONS: Mapping[Any, Callable[..., Any]] = {
     operator.add: _add,
-    operator.iadd: _add,
     torch.add: _add,
     operator.sub: _sub,
-    operator.isub: _sub,
     torch.sub: _sub,
     operator.mul: _mul,
-    operator.imul: _mul,
     torch.mul: _mul,
     operator.truediv: _div,
     torch.div: _div,
@@ -432,10 +429,9 @@ FUNCTIONS: Mapping[Any, Callable[..., Any]] = {
 FRESH = (
     *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d),
     *(nn.AvgPool1d, nn.AvgPool2d, nn.MaxPool1d, nn.MaxPool2d, spiking.SumPool2d),
-    *(operator.add, operator.iadd, operator.mul, operator.sub, torch.add, torch.cat),
+    *(operator.add, operator.mul, operator.sub, torch.add, torch.cat),
 )
 """What gives a tensor that nothing else holds, so that it may be changed in place."""
-IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem)
 METHODS: Mapping[str, Callable[..., Any]] = {
     **{name: _reshape(name) for name in ("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze")},
     **dict.fromkeys(("contiguous", "clone", "detach", "float", "double", "to"), _same),
