@@ -61,7 +61,7 @@ def test_crossings_at_the_limit_fit() -> None:
         assert rules.check_mapping(mapping, target, 10) == ()
         assert len(mapping.slices_of("input")) == (1 if limit == 20 else 2)
     reason = next(r for r in mapping.reasons if r.population == "input")
-    assert [limit.rule for limit in reason.broken] == ["output axons to other chips, were all to other chips"]
+    assert [limit.rule for limit in reason.broken] == ["output axons to other chips"]
 
 
 @settings(max_examples=60)

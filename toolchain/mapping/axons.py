@@ -19,18 +19,21 @@ class OutputAxons:
     """The slices that each neuron of a population sends to.
 
     shape: axes of the population.  targets: int64, shape (size,), slices that each neuron sends to.  owner: int32, the
-    number of the slice that a neuron reaches by a shared axon, 0 where it has axons of its own.
+    number of the slice that a neuron reaches by a shared axon, 0 where it has axons of its own.  by_position: all
+    channels at one position of a map have their axons together.
+    crossing: int64, shape (size,), axons of each neuron that are taken to go to other chips, one entry more each.
     """
 
     shape: tuple[int, ...]
     targets: NDArray[np.int64]
     owner: NDArray[np.int32]
+    crossing: NDArray[np.int64]
 
     @classmethod
     def of(cls, shape: tuple[int, ...]) -> OutputAxons:
         """Of neurons that send nowhere yet."""
         size = int(np.prod(shape))
-        return cls(shape, np.zeros(size, np.int64), np.zeros(size, np.int32))
+        return cls(shape, np.zeros(size, np.int64), np.zeros(size, np.int32), np.zeros(size, np.int64))
 
     def add(self, axons: Axons, number: int) -> None:
         """One more slice that listens; number: any but 0, different for every slice."""
@@ -61,6 +64,16 @@ class OutputAxons:
             np.moveaxis(before, rows, 0)[1:] = np.moveaxis(owner, rows, 0)[:-1]
             np.moveaxis(before, rows, 0)[edges[rows]] = 0  # a column begins anew in every slice
             own = own + np.where((owner > 0) & (owner != before), shared, 0)
-        for axis, starts in enumerate(edges):
-            own = np.add.reduceat(own, starts, axis=axis)
-        return own
+        return _summed(own + self.crossing.reshape(self.shape)[inner], edges)
+
+    def crossing_table(self, ranges: list[list[Range]]) -> NDArray[np.int64]:
+        """Axons to other chips of every box of a grid, as `table` has them."""
+        inner = tuple(slice(axis[0][0], axis[-1][1]) for axis in ranges)
+        return _summed(self.crossing.reshape(self.shape)[inner], [[a - axis[0][0] for a, _ in axis] for axis in ranges])
+
+
+def _summed(values: NDArray[np.int64], edges: list[list[int]]) -> NDArray[np.int64]:
+    """Sums over the boxes of a grid. edges: where they begin on each axis."""
+    for axis, starts in enumerate(edges):
+        values = np.add.reduceat(values, starts, axis=axis)
+    return values

@@ -188,6 +188,7 @@ class MapCutter:
         exclusive = {name: x.exclusive(grid, self.layout) for name, x in self.convolutions.items()}
         kinds = tuple(self._kinds(axis, grid, exclusive) for axis in range(3))
         entries = self.outgoing.table([list(axis) for axis in grid])
+        crossing = self.outgoing.crossing_table([list(axis) for axis in grid])
         usages: dict[tuple[int, ...], tuple[Usage, Usage, dict[str, SliceCost]]] = {}
         weight = 0.0
         found: list[Limit] = []
@@ -202,7 +203,8 @@ class MapCutter:
             usage, own, costs = self._cost(region, exclusive)
             usages[cell] = usage, own, costs
             sent = entries[np.ix_(*where)]
-            full = replace(usage, output_axons=usage.output_axons + int(sent.max()))
+            apart = int(crossing[np.ix_(*where)].max())
+            full = replace(usage, output_axons=usage.output_axons + int(sent.max()), crossing_axons=apart)
             limits = self.limits(full)
             found = broken(limits)
             if found:
@@ -254,6 +256,7 @@ class MapCutter:
 
     def _slices(self, trial: _Trial) -> list[Slice]:
         exclusive = {name: x.exclusive(trial.grid, self.layout) for name, x in self.convolutions.items()}
+        crossing = self.outgoing.crossing_table([list(axis) for axis in trial.grid])
         slices = []
         for cell in itertools.product(*(range(len(axis)) for axis in trial.grid)):
             region = Region(self.shape, tuple(trial.grid[axis][at] for axis, at in enumerate(cell)))
@@ -261,8 +264,8 @@ class MapCutter:
             usage, own, alike = trial.usages[kind]
             parts = self._parts(region, self.layout(region.ranges), exclusive)  # type: ignore[arg-type]
             costs = {name: replace(cost, axons=parts[name].axons) for name, cost in alike.items()}
-            usage = replace(usage, output_axons=usage.output_axons + int(trial.entries[cell]))
-            own = replace(own, output_axons=usage.output_axons)
+            out = usage.output_axons + int(trial.entries[cell])
+            usage, own = (replace(u, output_axons=out, crossing_axons=int(crossing[cell])) for u in (usage, own))
             slices.append(Slice(self.name, region, usage, costs, own, parts))
         return slices
 

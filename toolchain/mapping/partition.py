@@ -7,7 +7,8 @@ is searched at which every slice keeps all limits; what fewer would break is kep
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -24,19 +25,24 @@ from toolchain.mapping.usage import Limit
 
 __all__ = ["Costing", "Limits", "Partition", "Reason", "Slice", "chip_lists", "part_of", "partition"]
 
-METHODS = ("fewest", "nxtf")
-"""How feature maps are cut: into the fewest slices, the cheapest of these; or into the first that NxTF would take."""
+METHODS = ("fewest", "nxtf", "halving")
+"""How feature maps are cut: into the fewest slices, the cheapest of these; into the first that NxTF would take; or into
+the fewest with columns cut to powers of two, and rows and channels halved, as the compiler of Loihi 2 cuts them."""
 
 Synapses = SynapseLists | ConvolvedSynapses
 
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """Slices in program order, the reason for each population's number of slices, and limits no slicing can keep."""
+    """Slices in program order, the reason for each population's number of slices, and limits no slicing can keep.
+
+    crossing: for each population the axons of each neuron that were taken to go to other chips, where any were.
+    """
 
     slices: tuple[Slice, ...]
     reasons: tuple[Reason, ...]
     impossible: tuple[tuple[str, Limit], ...]
+    crossing: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
 
 
 def chip_lists(program: Program, costing: Costing) -> dict[str, Synapses]:
@@ -52,19 +58,30 @@ def chip_lists(program: Program, costing: Costing) -> dict[str, Synapses]:
         if isinstance(pattern, Convolution):
             ends = [neurons[end] for end in (c.source, c.target) if end in neurons]
             alone = outgoing.count(c.source) == 1 and all(costing.neuron_size(end) == 1 for end in ends)
-            found[c.name] = ConvolvedSynapses(c.synapses, pattern, bits, alone, costing.signed(c.synapses))
+            found[c.name] = ConvolvedSynapses(
+                c.synapses, pattern, bits, alone, costing.signed(c.synapses), costing.by_position
+            )
         else:
             found[c.name] = replace(SynapseLists.of(c.synapses), delay_bits=bits)
     return found
 
 
-def partition(program: Program, costing: Costing, limits: Limits, method: str = "fewest") -> Partition:
+def partition(
+    program: Program,
+    costing: Costing,
+    limits: Limits,
+    method: str = "fewest",
+    crossing: Mapping[str, NDArray[np.int64]] | None = None,
+    previous: Partition | None = None,
+) -> Partition:
     """Slices of every population that stands on the chip (the input's neurons too, where they are compartments).
 
+    crossing: for each population the axons of each neuron that go to other chips, in the population's shape: the slices
+    have room for them.  previous: a cut of the same program, from which populations are kept that need no other.
     method: of `METHODS`. Where a connection leads back, output axons depend on cuts that are made later: the cut is
     made again with the output axons found, until they are enough.
     """
-    cutting = _Cutting(program, costing, limits, method)
+    cutting = _Cutting(program, costing, limits, method, crossing or {}, previous)
     assumed = {name: np.zeros(p.size, np.int64) for name, p in cutting.neurons.items()}
     while True:
         done = cutting.run(assumed)
@@ -99,6 +116,8 @@ class _Cutting:
     costing: Costing
     limits: Limits
     method: str
+    crossing: Mapping[str, NDArray[np.int64]]
+    previous: Partition | None
 
     @cached_property
     def neurons(self) -> dict[str, Compartments]:
@@ -114,17 +133,22 @@ class _Cutting:
     def run(self, assumed: dict[str, NDArray[np.int64]]) -> _Cut:
         """Cut every population. assumed: output axons beside those to populations that are cut before."""
         shapes = self.program.shapes
-        outgoing = {name: OutputAxons.of(shapes[name]) for name in self.neurons}
+        outgoing = {name: OutputAxons.of(shapes[name], self._by_position(name)) for name in self.neurons}
         back = {name: OutputAxons.of(shapes[name]) for name in self.neurons}
         for name, extra in assumed.items():
             outgoing[name].targets[:] += extra
+            outgoing[name].crossing[:] = np.reshape(self.crossing.get(name, 0), -1)
+        kept = {} if any(extra.any() for extra in assumed.values()) else self._kept()
         by_population: dict[str, list[Slice]] = {}
         reasons: list[Reason] = []
         impossible: list[tuple[str, Limit]] = []
         number = 0
         for name in reversed(self.neurons):
             entering = {c.name: self.lists[c.name] for c in self.program.into(name) if c.name in self.lists}
-            slices, reason, never = self._cutter(name, shapes[name], entering, outgoing[name]).cut()
+            if name in kept:
+                slices, reason, never = kept[name]
+            else:
+                slices, reason, never = self._cutter(name, shapes[name], entering, outgoing[name]).cut()
             by_population[name] = slices
             reasons.append(reason)
             impossible += [(name, limit) for limit in never]
@@ -142,8 +166,28 @@ class _Cutting:
                 outgoing[name].targets[:] += back[name].targets - extra
                 by_population[name] = [_with_entries(s, outgoing[name], self) for s in by_population[name]]
         ordered = tuple(s for name in self.neurons for s in by_population[name])
-        cut = Partition(ordered, tuple(reversed(reasons)), tuple(impossible))
+        cut = Partition(ordered, tuple(reversed(reasons)), tuple(impossible), self.crossing)
         return _Cut(cut, {name: axons.targets for name, axons in back.items()})
+
+    def _kept(self) -> dict[str, tuple[list[Slice], Reason, list[Limit]]]:
+        """What the cut before has of populations whose output axons are the same now."""
+        before = self.previous
+        if before is None:
+            return {}
+        kept: dict[str, tuple[list[Slice], Reason, list[Limit]]] = {}
+        reasons = {reason.population: reason for reason in before.reasons}
+        for name in reversed(self.neurons):
+            now, then = (np.asarray(x.get(name, 0)) for x in (self.crossing, before.crossing))
+            heard = all(c.target in kept or c.name not in self.lists for c in self.program.out_of(name))
+            if heard and (np.array_equal(now, then) or not (now.any() or then.any())):
+                never = [limit for population, limit in before.impossible if population == name]
+                kept[name] = [s for s in before.slices if s.population == name], reasons[name], never
+        return kept
+
+    def _by_position(self, name: str) -> bool:
+        """Whether all neurons at one position of a map share their output axons."""
+        heard = [self.lists[c.name] for c in self.program.out_of(name) if c.name in self.lists]
+        return self.costing.by_position and bool(heard) and all(isinstance(x, ConvolvedSynapses) for x in heard)
 
     def _cutter(
         self, name: str, shape: tuple[int, ...], entering: dict[str, Synapses], outgoing: OutputAxons
@@ -157,5 +201,7 @@ class _Cutting:
 
 def _with_entries(s: Slice, outgoing: OutputAxons, cutting: _Cutting) -> Slice:
     """The slice with the output axons that it really needs."""
-    own = len(s) if cutting.costing.neuron_size(cutting.neurons[s.population]) > 1 else 0
-    return replace(s, usage=replace(s.usage, output_axons=outgoing.entries(s.region) + own))
+    resets = len(s) if cutting.costing.neuron_size(cutting.neurons[s.population]) > 1 else 0
+    out = outgoing.entries(s.region) + resets
+    usage, own = (replace(u, output_axons=out) for u in (s.usage, s.own))
+    return replace(s, usage=usage, own=own)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,9 +11,21 @@ from numpy.typing import NDArray
 
 from toolchain.errors import SnncError
 from toolchain.ir import Program
-from toolchain.mapping.axons import OutputAxons
-from toolchain.mapping.partition import Costing, Limits, Partition, Reason, Slice, chip_lists, part_of, partition
+from toolchain.mapping.orders import best_orders
+from toolchain.mapping.packing import Packer
+from toolchain.mapping.partition import Partition, Synapses, chip_lists, part_of, partition
+from toolchain.mapping.slices import Costing, Limits, Reason, Slice
 from toolchain.mapping.usage import Limit, Usage
+from toolchain.mapping.wiring import Wiring
+
+RECUTS = 4
+"""How often a program is cut again where its axons to other chips are too many."""
+
+ORDERS = 2
+"""Orders of the slices that are placed, of all that are judged."""
+
+FILLS = 6
+"""How often chips are filled in one order, each time with the axons that crossed the time before."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +40,7 @@ class Core:
 
 @dataclass(frozen=True, eq=False)
 class Mapping:
-    """A program on the cores of a chip. Core numbers follow the program's order."""
+    """A program on the cores of a chip. Core numbers follow the chips, and within a chip the program's order."""
 
     target: str
     costing: Costing
@@ -40,13 +53,19 @@ class Mapping:
     def n_chips(self) -> int:
         return 1 + max((core.chip for core in self.cores), default=0)
 
+    @property
+    def slices(self) -> tuple[Slice, ...]:
+        """The slices of all cores, core by core."""
+        return tuple(s for core in self.cores for s in core.slices)
+
     def cores_of(self, population: str) -> tuple[Core, ...]:
         """The cores that hold a part of a population."""
         return tuple(core for core in self.cores if any(s.population == population for s in core.slices))
 
     def slices_of(self, population: str) -> tuple[Slice, ...]:
-        """The parts of a population, in order."""
-        return tuple(s for core in self.cores for s in core.slices if s.population == population)
+        """The parts of a population, in its own order."""
+        found = [s for core in self.cores for s in core.slices if s.population == population]
+        return tuple(sorted(found, key=lambda s: s.region))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values: where every neuron is. The costs follow from the program and these slices."""
@@ -91,156 +110,187 @@ def place(
     cores_per_chip: int,
     share_cores: bool = True,
     chips: int | None = None,
+    method: str = "fewest",
 ) -> Mapping:
-    """Slices to cores by first fit, largest first, when `share_cores`; else one slice a core.
+    """Slices to cores, several on one where `share_cores`, and cores to chips.
 
-    Chips are filled in core order; output axons that cross chips are charged one entry more. Where that breaks a
-    limit which the cut had kept, the program is cut again as if every output axon crossed chips; but not where the
-    first cut needs more than `chips` (None: as many as there are) already, as the second only needs more.
+    A network that needs several chips is tried in a few orders, along the layers and across them; the axons that
+    cross chips are counted for the very placement, one output axon entry more each. Where they break a limit that the
+    cut had kept, the program is cut again with the axons that its neurons send to other chips; but not where the first
+    cut needs more than `chips` (None: as many as there are) already, as another one only needs more.
+    """
+    placer = _Placer(program, costing, limits, target, cores_per_chip, share_cores)
+    first = placer.place(cut)
+    if not first.broken or (chips is not None and first.mapping.n_chips > chips):
+        return first.mapping
+    tried, now = [first], first
+    assumed: dict[str, NDArray[np.int64]] = {}
+    for _ in range(RECUTS):
+        for name in now.broken:
+            assumed[name] = np.maximum(assumed.get(name, 0), now.crossing[name])
+        cut = partition(program, costing, limits, method, dict(assumed), cut)
+        now = placer.place(cut)
+        tried.append(now)
+        if not now.broken:
+            break
+    else:
+        every = Wiring(program, now.mapping.slices).axons()
+        assumed.update({name: every[name] for name in now.broken})
+        tried.append(placer.place(partition(program, costing, limits, method, dict(assumed), cut)))
+    return min(tried, key=lambda each: each.rank).mapping
+
+
+@dataclass(frozen=True, eq=False)
+class _Placed:
+    """A mapping. crossing: for each population the axons of each neuron that go to other chips.
+
+    broken: populations with the most such axons on a core that breaks a limit which it would keep without them.
     """
 
-    def placed(slices: Partition, packing: Limits) -> Mapping:
-        groups = _first_fit(program, slices.slices, costing, packing) if share_cores else [[s] for s in slices.slices]
-        return _mapping(program, slices, groups, costing, target, cores_per_chip)
+    mapping: Mapping
+    crossing: dict[str, NDArray[np.int64]]
+    broken: frozenset[str]
 
-    mapping = placed(cut, limits)
-    if (chips is None or mapping.n_chips <= chips) and _crossings_break(mapping, limits):
-        every = _as_if_all_crossed(limits)
-        other = placed(partition(program, costing, every), every)
-        if not other.impossible and not _crossings_break(other, limits):
-            return other
-    return mapping
-
-
-def _as_if_all_crossed(limits: Limits) -> Limits:
-    """The limits, asked as if every output axon went to another chip (what only that breaks says so)."""
-
-    def asked(usage: Usage) -> list[Limit]:
-        plain = {limit.rule: limit.value for limit in limits(usage)}
-        crossing = replace(usage, output_axons=2 * usage.output_axons, crossing_axons=usage.output_axons)
-        return [
-            limit
-            if plain.get(limit.rule) == limit.value
-            else replace(limit, rule=f"{limit.rule}, were all to other chips")
-            for limit in limits(crossing)
-        ]
-
-    return asked
+    @property
+    def rank(self) -> tuple[bool, bool, int, int, int]:
+        """Less is better: limits kept, then chips, cores and axons between chips."""
+        cores = self.mapping.cores
+        crossing = sum(core.usage.crossing_axons for core in cores)
+        return bool(self.broken), bool(self.mapping.impossible), self.mapping.n_chips, len(cores), crossing
 
 
-def _crossings_break(mapping: Mapping, limits: Limits) -> bool:
-    """Whether a core breaks a limit that it would keep if all its targets were on its own chip."""
+@dataclass(frozen=True, eq=False)
+class _Placer:
+    """Places the slices of any cut of one program."""
 
-    def broken(usage: Usage) -> int:
-        return sum(limit.broken for limit in limits(usage))
+    program: Program
+    costing: Costing
+    limits: Limits
+    target: str
+    cores_per_chip: int
+    share: bool
 
-    return any(
-        core.usage.crossing_axons and broken(core.usage) > broken(sum((s.usage for s in core.slices), Usage()))
-        for core in mapping.cores
-    )
-
-
-def _mapping(
-    program: Program,
-    cut: Partition,
-    groups: list[list[Slice]],
-    costing: Costing,
-    target: str,
-    cores_per_chip: int,
-) -> Mapping:
-    rank = {(s.population, s.region): k for k, s in enumerate(cut.slices)}
-    for group in groups:
-        group.sort(key=lambda s: rank[s.population, s.region])
-    groups.sort(key=lambda group: rank[group[0].population, group[0].region])
-    cores = [
-        Core(k, k // cores_per_chip, tuple(group), sum((s.usage for s in group), Usage()))
-        for k, group in enumerate(groups)
-    ]
-    return Mapping(
-        target=target,
-        costing=costing,
-        cores=tuple(_charge_crossings(program, cores)),
-        reasons=cut.reasons,
-        impossible=cut.impossible,
-        cores_per_chip=cores_per_chip,
-    )
-
-
-def _first_fit(program: Program, slices: tuple[Slice, ...], costing: Costing, limits: Limits) -> list[list[Slice]]:
-    lists = chip_lists(program, costing)
-    # Used parts of the limits that add up, one row a core: tells in one comparison which cores have room at all.
-    parts = [_additive_shares(s.usage, limits) for s in slices]
-    room = np.ones((len(slices), parts[0].size if parts else 0))
-    groups: list[list[Slice]] = []
-    totals: list[Usage] = []
-    for k in sorted(range(len(slices)), key=lambda k: -float(parts[k].max(initial=0.0))):
-        for core in np.flatnonzero((room[: len(groups)] >= parts[k] - 1e-9).all(axis=1)):
-            fitted = _fit(slices[k], totals[core], lists, costing, limits)
-            if fitted is not None:
-                groups[core].append(fitted)
-                totals[core] = totals[core] + fitted.usage
-                room[core] = 1.0 - _additive_shares(totals[core], limits)
+    def place(self, cut: Partition) -> _Placed:
+        """The best of the orders that are tried."""
+        slices = [_without_crossing(s) for s in cut.slices]
+        refit = _Refit(chip_lists(self.program, self.costing), self.costing)
+        packer = Packer.of(slices, self.limits, self.cores_per_chip, self.share, refit)
+        wiring = Wiring(self.program, slices)
+        alone = self._on_one_chip(packer)
+        if alone is not None:
+            return self._placed(cut, wiring, packer, [alone])
+        packer = replace(packer, crossing=np.array([s.usage.crossing_axons for s in cut.slices]))
+        best: _Placed | None = None
+        for order in self._orders(wiring, packer):
+            made = self._in_order(cut, wiring, packer, order)
+            if best is None or made.rank < best.rank:
+                best = made
+            if not made.broken and not self.share:
                 break
-        else:
-            room[len(groups)] = 1.0 - parts[k]
-            groups.append([slices[k]])
-            totals.append(slices[k].usage)
-    return groups
+        assert best is not None
+        return best
 
-
-def _additive_shares(usage: Usage, limits: Limits) -> NDArray[np.float64]:
-    bare = replace(usage, formats=frozenset(), largest_list_words=0)
-    return np.array([limit.share for limit in limits(bare)])
-
-
-def _fit(s: Slice, total: Usage, lists: dict[str, Any], costing: Costing, limits: Limits) -> Slice | None:
-    """The slice as it would stand beside what a core already holds, or None if it does not fit there.
-
-    Where the two together want too many format registers, the slice is written in those that the core has.
-    """
-    bare = replace(s.usage, formats=frozenset())
-    if any(limit.broken for limit in limits(replace(total, formats=frozenset()) + bare)):
-        return None
-    if not any(limit.broken for limit in limits(total + s.usage)):
-        return s
-    choice = replace(costing.choice, formats=tuple(sorted(total.formats)))
-    usage = s.own
-    costs = {}
-    for name in s.costs:
-        try:
-            costs[name] = costing.cost(part_of(lists[name], s, name), choice)
-        except SnncError:
+    def _on_one_chip(self, packer: Packer) -> list[dict[int, Slice]] | None:
+        """All slices on one chip, or None where they do not fit."""
+        if packer.base.sum(axis=0).max(initial=0.0) > self.cores_per_chip:
             return None
-        usage = usage + Usage.of_synapses(costs[name])
-    if any(limit.broken for limit in limits(total + usage)):
-        return None
-    return replace(s, usage=usage, costs=costs)
+        if not self.share and len(packer.slices) > self.cores_per_chip:
+            return None
+        chip = packer.first_fit(range(len(packer.slices)), self.cores_per_chip)
+        return chip.cores if len(chip.cores) <= self.cores_per_chip else None
+
+    def _orders(self, wiring: Wiring, packer: Packer) -> Iterator[list[int]]:
+        """Orders to try. One layer after another comes first where cores are not shared: so Intel's compiler fills."""
+        network = list(range(len(wiring.slices)))
+        if not self.share:
+            yield network
+        for order in best_orders(wiring, packer)[:ORDERS]:
+            if self.share or order != network:
+                yield order
+
+    def _in_order(self, cut: Partition, wiring: Wiring, packer: Packer, order: list[int]) -> _Placed:
+        """Chips filled in an order. Which axons cross is known only then: each chip's slices are packed anew with them.
+
+        Where they do not fit their chip any more, chips are filled again with room for as many axons, and less full.
+        What still breaks a limit in the end are slices that do so alone.
+        """
+        made: _Placed | None = None
+        room = packer.capacity
+        for attempt in range(FILLS):
+            chips = packer.fill(order, room)
+            of_slice = np.zeros(len(wiring.slices), np.int64)
+            for number, chip in enumerate(chips):
+                of_slice[chip.members()] = number
+            packer = replace(packer, crossing=wiring.sums(wiring.crossing(of_slice)))
+            again = [packer.first_fit(chip.members()) for chip in chips]
+            over = max(len(chip.cores) for chip in again) - packer.capacity
+            if over <= 0:
+                return self._placed(cut, wiring, packer, [chip.cores for chip in again])
+            room -= over if attempt else 0
+            made = self._placed(cut, wiring, packer, [chip.cores for chip in chips])
+            if room < 1:
+                break
+        assert made is not None
+        return made
+
+    def _placed(self, cut: Partition, wiring: Wiring, packer: Packer, chips: list[list[dict[int, Slice]]]) -> _Placed:
+        of_slice = np.zeros(len(wiring.slices), np.int64)
+        for chip, filled in enumerate(chips):
+            of_slice[[k for core in filled for k in core]] = chip
+        crossing = {name: np.zeros(owner.shape, np.int64) for name, owner in wiring.owner.items()}
+        if len(chips) > 1:
+            crossing = wiring.crossing(of_slice)
+        extra = wiring.sums(crossing) if len(chips) > 1 else np.zeros(len(of_slice), np.int64)
+        cores: list[Core] = []
+        broken: set[str] = set()
+        for chip, filled in enumerate(chips):
+            for members in sorted((dict(sorted(core.items())) for core in filled), key=lambda core: min(core)):
+                usage = sum((s.usage for s in members.values()), Usage())
+                n = int(extra[list(members)].sum())
+                full = usage + Usage(output_axons=n, crossing_axons=n)
+                if n and _breaks_more(full, usage, self.limits):
+                    broken.add(max(members.items(), key=lambda each: extra[each[0]])[1].population)
+                cores.append(Core(len(cores), chip, tuple(members.values()), full))
+        mapping = Mapping(
+            target=self.target,
+            costing=self.costing,
+            cores=tuple(cores),
+            reasons=cut.reasons,
+            impossible=cut.impossible,
+            cores_per_chip=self.cores_per_chip,
+        )
+        return _Placed(mapping, crossing, frozenset(broken))
 
 
-def _charge_crossings(program: Program, cores: list[Core]) -> list[Core]:
-    """Add one output axon entry for each axon to a slice on another chip."""
-    if not cores or cores[-1].chip == 0:
-        return cores
-    shapes = program.shapes
-    extra = np.zeros(len(cores), np.int64)
-    for source in {c.source for c in program.connections}:
-        names = {c.name for c in program.out_of(source)}
-        senders = [(core, s) for core in cores for s in core.slices if s.population == source]
-        heard = [(core, s.costs[name]) for core in cores for s in core.slices for name in names if name in s.costs]
-        if not senders or not heard:
-            continue
-        everywhere = OutputAxons.of(shapes[source])
-        for number, (_, cost) in enumerate(heard, start=1):
-            everywhere.add(cost.axons, number)
-        for chip in {core.chip for core, _ in senders}:
-            here = OutputAxons.of(shapes[source])
-            for number, (core, cost) in enumerate(heard, start=1):
-                if core.chip == chip:
-                    here.add(cost.axons, number)
-            for core, s in senders:
-                if core.chip == chip:
-                    extra[core.index] += everywhere.axons(s.region) - here.axons(s.region)
-    return [
-        replace(core, usage=core.usage + Usage(output_axons=int(n), crossing_axons=int(n)))
-        for core, n in zip(cores, extra, strict=True)
-    ]
+def _breaks_more(usage: Usage, alone: Usage, limits: Limits) -> bool:
+    """Whether a core breaks a limit that it would keep if all its targets were on its own chip."""
+    kept = {limit.rule for limit in limits(alone) if not limit.broken}
+    return any(limit.broken and limit.rule in kept for limit in limits(usage))
+
+
+def _without_crossing(s: Slice) -> Slice:
+    """The slice without the axons to other chips that the cut assumed."""
+    n = s.usage.crossing_axons
+    if not n:
+        return s
+    usage, own = (replace(u, output_axons=u.output_axons - n, crossing_axons=0) for u in (s.usage, s.own))
+    return replace(s, usage=usage, own=own)
+
+
+@dataclass(frozen=True, eq=False)
+class _Refit:
+    """Writes a slice in the formats of a core that holds others already."""
+
+    lists: dict[str, Synapses]
+    costing: Costing
+
+    def __call__(self, s: Slice, total: Usage) -> Slice | None:
+        choice = replace(self.costing.choice, formats=tuple(sorted(total.formats)))
+        costs = {}
+        for name in s.costs:
+            try:
+                costs[name] = self.costing.cost(part_of(self.lists[name], s, name), choice)
+            except SnncError:
+                return None
+        usage = sum((Usage.of_synapses(cost) for cost in costs.values()), s.own)
+        return replace(s, usage=usage, costs=costs)

@@ -45,7 +45,7 @@ class RunCutter:
     @cached_property
     def entries(self) -> NDArray[np.int64]:
         """Output axon entries of every neuron, shape (size,)."""
-        return self.outgoing.targets
+        return self.outgoing.targets + self.outgoing.crossing
 
     @cached_property
     def by_target(self) -> dict[str, ByTarget]:
@@ -110,6 +110,7 @@ class RunCutter:
         payload = sum(len(x.mantissas) * (x.weight_bits + x.delay_bits) for x in self.entering.values())
         least = Usage(
             compartments=-(-self.size // k) * self.neuron_size,
+            axon_maps=-(-self.size // k),
             output_axons=-(-int(self.entries.sum()) // k),
             synapse_words=payload // 64 // k,
         )
@@ -162,7 +163,9 @@ class RunCutter:
             compartments=(stop - start) * self.neuron_size,
             groups=1,
             output_axons=int(self.entries[start:stop].sum()),
+            crossing_axons=int(self.outgoing.crossing[start:stop].sum()),
             delay_bits=max((lists.delay_bits for lists in self.entering.values()), default=0),
+            axon_maps=stop - start,
         )
         bare = bare + Usage.of_registers(self.neurons, region)
         if self.neuron_size > 1:

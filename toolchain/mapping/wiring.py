@@ -1,0 +1,105 @@
+"""Which slices send to which: what a placement has to count, without listing a synapse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolchain.ir import Program
+from toolchain.mapping.slices import Slice
+from toolchain.mapping.synapse_memory import Axons
+
+
+@dataclass(frozen=True, eq=False)
+class Heard:
+    """What one slice hears through one connection. Arrays have one entry for each slice that sends to it.
+
+    listener: number of the slice.  senders: numbers of the slices that send.  messages: neurons of each that send here,
+    so many messages go out when every one of them fires once.  axons: output axons that this takes (columns of a
+    feature map whose neurons all send here alone share one).
+    """
+
+    listener: int
+    connection: str
+    senders: NDArray[np.int64]
+    messages: NDArray[np.int64]
+    axons: NDArray[np.int64]
+
+
+class Wiring:
+    """The slices of a program, and who of them sends to whom. Numbers of slices are those of the sequence."""
+
+    def __init__(self, program: Program, slices: Sequence[Slice]) -> None:
+        self.program = program
+        self.slices = slices
+        self.by_population: dict[str, list[int]] = {}
+        for k, s in enumerate(slices):
+            self.by_population.setdefault(s.population, []).append(k)
+        self.owner: dict[str, NDArray[np.int32]] = {}
+        for name, members in self.by_population.items():
+            owner = np.zeros(slices[members[0]].region.shape, np.int32)
+            for k in members:
+                owner[tuple(slice(a, b) for a, b in slices[k].region.ranges)] = k
+            self.owner[name] = owner
+        """For each population the number of the slice that holds a neuron, in the population's shape."""
+
+    def heard(self) -> Iterator[Heard]:
+        """Every slice and every connection into it."""
+        for listener, connection, source, box, sending, axon in self._boxes():
+            owner = self.owner[source][box]
+            messages = np.bincount(owner[sending])
+            senders = np.flatnonzero(messages)
+            axons = messages if axon is sending else np.bincount(owner[axon], minlength=len(messages))
+            yield Heard(listener, connection, senders, messages[senders], axons[senders])
+
+    def axons(self) -> dict[str, NDArray[np.int64]]:
+        """For each population how many output axons each neuron has to slices, in the population's shape.
+
+        An axon that a column of neurons shares is counted at the first of them.
+        """
+        found = {name: np.zeros(owner.shape, np.int64) for name, owner in self.owner.items()}
+        for _, _, source, box, _, axon in self._boxes():
+            found[source][box] += axon
+        return found
+
+    def crossing(self, chips: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+        """As `axons`, those to slices on another chip alone. chips: of every slice."""
+        found = {name: np.zeros(owner.shape, np.int64) for name, owner in self.owner.items()}
+        home = {name: chips[owner] for name, owner in self.owner.items()}
+        for listener, _, source, box, _, axon in self._boxes():
+            found[source][box] += axon & (home[source][box] != chips[listener])
+        return found
+
+    def sums(self, values: Mapping[str, NDArray[np.int64]]) -> NDArray[np.int64]:
+        """For every slice the sum of a value over its neurons; values as `crossing` gives them."""
+        out = np.zeros(len(self.slices), np.int64)
+        for name, members in self.by_population.items():
+            for k in members:
+                out[k] = values[name][tuple(slice(a, b) for a, b in self.slices[k].region.ranges)].sum()
+        return out
+
+    def _boxes(
+        self,
+    ) -> Iterator[tuple[int, str, str, tuple[slice, ...], NDArray[np.bool_], NDArray[np.bool_]]]:
+        """Listener, connection, source; the box of the source that sends, which of it do, and which begin an axon."""
+        sources = {c.name: c.source for c in self.program.connections}
+        for k, s in enumerate(self.slices):
+            for name, cost in s.costs.items():
+                source = sources[name]
+                if source in self.owner:
+                    yield k, name, source, *self._box(cost.axons, source)
+
+    def _box(self, axons: Axons, source: str) -> tuple[tuple[slice, ...], NDArray[np.bool_], NDArray[np.bool_]]:
+        box, sending, alone = axons.sources()
+        shape = self.owner[source].shape
+        if sending.ndim != len(shape):  # listed synapses out of a feature map
+            sending, box = sending.reshape(shape), tuple(slice(None) for _ in shape)
+        if alone is None:
+            return box, sending, sending
+        owner = self.owner[source][box]
+        before = np.zeros_like(alone)
+        before[:, 1:] = alone[:, :-1] & (owner[:, 1:] == owner[:, :-1])
+        return box, sending, (sending & ~alone) | (alone & ~before)
