@@ -19,8 +19,7 @@ class OutputAxons:
     """The slices that each neuron of a population sends to.
 
     shape: axes of the population.  targets: int64, shape (size,), slices that each neuron sends to.  owner: int32, the
-    number of the slice that a neuron reaches by a shared axon, 0 where it has axons of its own.  by_position: all
-    channels at one position of a map have their axons together.
+    number of the slice that a neuron reaches by a shared axon, 0 where it has axons of its own.
     crossing: int64, shape (size,), axons of each neuron that are taken to go to other chips, one entry more each.
     """
 
