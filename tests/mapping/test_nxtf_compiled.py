@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -96,8 +97,24 @@ def test_both_agree_on_what_is_impossible() -> None:
 
 def test_a_large_network_changes_over_and_costs_stay_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     lists = random_lists(8, 300, 500, 0.1)
-    monkeypatch.setattr(cost_models, "_PATHS", cost_models._Paths(enough=1))
+    monkeypatch.setattr(cost_models, "_PATHS", cost_models._Paths(enough=1, patience=1))
     first, second = (cost_slice("nxtf", lists, LOIHI.parameters("nxtf")) for _ in range(2))
     assert cost_models._PATHS.write(lists) is nxtf_compiled.write
     assert np.array_equal(first.words_per_axon, second.words_per_axon)
     assert (first.bits, first.entries, first.formats) == (second.bits, second.entries, second.formats)
+
+
+def test_where_nothing_can_be_compiled_numpy_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    lists = random_lists(8, 30, 50, 0.1)
+    monkeypatch.setitem(sys.modules, "toolchain.mapping.nxtf_compiled", None)
+    assert cost_models._Paths(enough=0, patience=0).write(lists) is define
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_numpy_has_more_to_do_before_anything_is_compiled(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    lists = random_lists(8, 30, 50, 0.1)
+    monkeypatch.setattr(cost_models, "_is_compiled", lambda: compiled)
+    paths = cost_models._Paths(enough=1, patience=6000)
+    assert paths.write(lists) is define
+    assert (paths.write(lists) is define) != compiled
+    assert paths.write(lists) is nxtf_compiled.write

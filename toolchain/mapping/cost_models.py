@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,23 +48,44 @@ def stored_weight_bits(weight_bits: int, parameters: Parameters) -> int:
     return min(able)
 
 
+Write = Callable[[SynapseLists, FormatChoice, int, Parameters], Written]
+
+
 @dataclass
 class _Paths:
     """Which of two equal ways costs the next slice: numpy at first, the compiled one once numpy has had much to do.
 
-    Loading the compiled way takes 0.5 s, and some 20 s the first time on a machine; a small network is done before.
+    Loading the compiled way takes half a second, as long as numpy needs for `enough`; a small network is done before.
+    On a machine that has not compiled it yet it takes 15 seconds, once, so numpy goes on for `patience`.
+    Both count synapses and sources, and 5000 a slice.
     """
 
     work: int = 0
-    enough: int = 600_000  # synapses and sources, and 5000 a slice: half a second to a second
+    enough: int = 600_000
+    patience: int = 10_000_000
 
-    def write(self, lists: SynapseLists) -> Callable[[SynapseLists, FormatChoice, int, Parameters], Written]:
-        if self.work < self.enough:
+    def write(self, lists: SynapseLists) -> Write:
+        if self.work < self.limit:
             self.work += len(lists.mantissas) + lists.connectivity.n_sources + 5000
             return define
-        from toolchain.mapping.nxtf_compiled import write
+        return self.compiled
 
+    @cached_property
+    def limit(self) -> int:
+        return self.enough if _is_compiled() else self.patience
+
+    @cached_property
+    def compiled(self) -> Write:
+        try:
+            from toolchain.mapping.nxtf_compiled import write
+        except (ImportError, RuntimeError):  # numba finds no folder where it may keep what it compiles
+            return define
         return write
+
+
+def _is_compiled() -> bool:
+    """Whether numba has kept the compiled functions next to their source."""
+    return next((Path(__file__).parent / "__pycache__").glob("nxtf_kernels.settle-*.nbi"), None) is not None
 
 
 _PATHS = _Paths()
