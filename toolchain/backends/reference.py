@@ -84,12 +84,15 @@ def simulate(
         fired = {p.name: np.zeros((steps, many, p.size), np.uint8) for p in network.populations}
         sent: dict[str, NDArray[Any]] = {entry.name: entering(payload), **fired}
         state = {p.name: p.start(many) for p in network.populations}
+        # What comes from outside is the same at every step, and so are its sums.
+        lasting = [] if entry.on_chip else [c for c in network.connections if c.source == entry.name]
+        steady = {c.name: sums[c.name](sent[entry.name][0]) for c in lasting}
         for t in range(steps):
             for p in network.populations:
                 a = np.zeros((many, p.size), kind)
                 for c in into[p.name]:
                     if t >= c.delay:
-                        a += sums[c.name](sent[c.source][t - c.delay])
+                        a += steady[c.name] if c.name in steady else sums[c.name](sent[c.source][t - c.delay])
                 state[p.name], fired[p.name][t] = p.step(state[p.name], a)
         for name, values in {entry.name: (payload != 0).astype(np.uint8), **fired}.items():
             counts[name][here] = values.sum(axis=0, dtype=np.int32)
