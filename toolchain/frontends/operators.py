@@ -191,9 +191,7 @@ class Listed(Operator):
         synapses = min(products, self.pattern.n_sources * matrix.n_targets)
         if synapses > PRODUCT_LIMIT or products > 64 * PRODUCT_LIMIT:
             raise _too_large("two layers without neurons between them", where, synapses, PRODUCT_LIMIT)
-        # scipy keeps entries that come out as 0, and so do we: a synapse may have any weight.
-        product = _rows(self.pattern, self.values) @ _rows(matrix, values)
-        return Listed(*_lists(product))
+        return Listed(*_lists(_product(_rows(self.pattern, self.values), _rows(matrix, values))))
 
     def scaled(self, factor: Floats, shape: Shape, where: str) -> Operator:
         if factor.size == 1:
@@ -307,7 +305,7 @@ def _compose(
         (second_values.astype(np.float64), (o * taps2 + i2 * second.size[1] + j2, middle2)),
         shape=(second.target[0] * taps2, second.source[0]),
     )
-    product = (after @ before).tocoo()
+    product = _product(after, before).tocoo()
     o, at2 = np.divmod(product.row.astype(np.int64), taps2)
     c, at1 = np.divmod(product.col.astype(np.int64), taps1)
     place = []
@@ -335,6 +333,30 @@ def _compose(
         kernel=shape,
     )
     return pattern, values
+
+
+def _product(first: sparse.csr_array, second: sparse.csr_array) -> sparse.csr_array:
+    """The matrix product with every entry that exists in it, also where its value is 0.
+
+    scipy leaves those out, but a synapse may have any weight.
+    """
+    there, found = _ones(first) @ _ones(second), first @ second
+    there.sort_indices()
+    there.data = np.zeros(there.nnz)
+    if found.nnz:
+        found.sort_indices()
+        there.data[np.searchsorted(_flat(there), _flat(found))] = found.data
+    return there
+
+
+def _ones(matrix: sparse.csr_array) -> sparse.csr_array:
+    return sparse.csr_array((np.ones(matrix.nnz), matrix.indices, matrix.indptr), shape=matrix.shape)
+
+
+def _flat(matrix: sparse.csr_array) -> NDArray[np.int64]:
+    """Positions of the entries, row by row."""
+    rows = np.repeat(np.arange(matrix.shape[0], dtype=np.int64), np.diff(matrix.indptr))
+    return rows * matrix.shape[1] + matrix.indices
 
 
 def _rows(pattern: Connectivity, values: Floats) -> sparse.csr_array:
