@@ -208,16 +208,18 @@ class Planned:
     batch_norm: bool = False
 
 
-def plan(network: Network, source: Shape, classes: int, *, binary: bool, where: str) -> tuple[Planned, ...]:
+def plan(network: Network, source: Shape, classes: int, *, coding: str, where: str) -> tuple[Planned, ...]:
     """The layers in order, from a source (C, H, W) to the output layer, which has `vote` neurons for each class.
 
-    binary: whether the input sends spikes without a payload.
+    coding: of the input.
 
     Raises:
         SnncError: a table does not fit what stands before it, or asks for what the network has not; naming the table.
     """
     counts: dict[str, int] = {}
     planned: list[Planned] = []
+    # Whether what comes is spikes without a payload, and whether the host computes the layer that reads it.
+    binary, on_host = coding == "rate", coding == "current"
     for table, at in _tables(network, classes, where):
         target = table.target(source, at)
         counts[table.letters] = counts.get(table.letters, 0) + 1
@@ -230,6 +232,8 @@ def plan(network: Network, source: Shape, classes: int, *, binary: bool, where: 
                 got="what it gets is a sum or has a payload",
                 remedy="pool after a layer of neurons, or take sum_pool or avg_pool",
             )
+        _check_neurons(layer, at, on_host)
+        on_host = on_host and layer.neurons is None
         binary = layer.neurons is not None or (binary and isinstance(table, (MaxPool, Dropout)))
         planned.append(layer)
         source = target
@@ -247,12 +251,27 @@ def _check_output(network: Network, where: str) -> None:
             got=f"vote = {network.vote}, readout = true",
             allowed="one of them",
         )
-    if network.reset == "subtract" and network.refractory:
+
+
+def _check_neurons(layer: Planned, where: str, on_host: bool) -> None:
+    neurons = layer.neurons
+    if neurons is None:
+        return
+    if neurons.reset == "subtract" and neurons.refractory:
         raise SnncError(
             "a refractory period needs a reset to zero",
-            where=f"{where}: [network] refractory",
-            got=network.refractory,
+            where=f"{where} refractory",
+            got=neurons.refractory,
             allowed='0, or reset = "zero"',
+        )
+    if neurons.current_decay < 1 and (layer.batch_norm or on_host):
+        reason = "of a batch norm" if layer.batch_norm else "computed on the host"
+        raise SnncError(
+            f"what is {reason} enters the membrane potential at once, past a synaptic current with a decay",
+            where=f"{where} current_decay",
+            got=neurons.current_decay,
+            allowed="1",
+            remedy="set current_decay = 1 for this layer, or batch_norm = false and another input coding",
         )
 
 

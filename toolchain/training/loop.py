@@ -28,6 +28,7 @@ from toolchain.errors import Diagnostic, Interrupted, SnncError
 from toolchain.files import write_text
 from toolchain.training import augment, checkpoint, evaluate, memory, precision, progress, quantise
 from toolchain.training.data import Dataset, load
+from toolchain.training.layers import Weights
 from toolchain.training.methods import Clock, Run
 from toolchain.training.modules import SpikingNetwork
 from toolchain.training.recipe import Recipe, Train
@@ -308,22 +309,30 @@ class Session:
 
     def _keep_sums_in_range(self) -> None:
         """Shrink the weights into neurons whose worst sum would leave the chip's 24 bits (or the host's 13)."""
-        steps = self.recipe.network.steps
         for index, layer in enumerate(self.network.layers):
-            if layer.grid is None or self.network.on_host(layer):
+            if layer.grid is None:
                 continue
             if layer.bias is not None:
                 # The register saturates there in any case.
                 limit = quantise.bias_limit(layer.grid)
                 layer.bias.data.clamp_(-limit, limit)
-            payload = self.network.scale(layer).payload * layer.current_growth(steps)
             # Rounding adds at most half a step for each synapse, raising to one step at most one.
-            sums = quantise.row_sums(quantise.mantissas(layer.weight.detach(), layer.grid)) * payload
-            over = sums > quantise.SUM_LIMIT
+            sums, limit = self._sums(layer, layer.grid)
+            over = sums > limit
             if bool(over.any()):
                 self.shrunk += int(over.sum())
-                factors = (quantise.SUM_LIMIT * quantise.HEADROOM / sums).clamp(max=1.0)
+                factors = (limit * quantise.HEADROOM / sums).clamp(max=1.0)
                 self.method.shrink(index, torch.where(over, factors, torch.ones_like(factors)))
+
+    def _sums(self, layer: Weights, grid: quantise.Grid) -> tuple[Tensor, float]:
+        """For each output the largest sum of its mantissas times payloads, and how large it may be."""
+        scale = self.network.scale(layer)
+        mantissas = quantise.mantissas(layer.weight.detach(), grid)
+        sums = quantise.row_sums(mantissas) * scale.payload
+        if not self.network.on_host(layer):
+            return sums * layer.current_growth(self.recipe.network.steps), quantise.SUM_LIMIT
+        beside = self.network.beside(layer, mantissas * grid.step) / (grid.step * scale.scale)
+        return sums, max(quantise.HOST_LIMIT * 2**grid.shift - beside, 1.0)
 
     def save(self) -> None:
         """Write the checkpoint and the metrics so far."""

@@ -126,7 +126,6 @@ class SpikingNetwork(nn.Module):
         """Choose each layer's integer grid from its weights as they are."""
         for layer in self.layers:
             scale, weight = self.scale(layer), layer.weight.detach()
-            bias = self._bias(layer, weight, layer.bias)
             layer.grid = quantise.fit_grid(
                 weight,
                 bits=self.recipe.quantise.bits,
@@ -135,8 +134,13 @@ class SpikingNetwork(nn.Module):
                 scale=scale.scale,
                 payload=scale.payload * layer.current_growth(self.recipe.network.steps),
                 on_host=self.on_host(layer),
-                beside=0.0 if bias is None else float(bias.detach().abs().max()),
+                beside=self.beside(layer, weight),
             )
+
+    def beside(self, layer: Weights, weight: Tensor) -> float:
+        """The largest that a layer's biases can be, what an input's offset makes of its weights included; physical."""
+        own = 0.0 if layer.bias is None else float(layer.bias.detach().abs().max())
+        return own + abs(self.scale(layer).offset) * float(quantise.row_sums(weight).max())
 
     def compact(self, masks: list[Tensor]) -> None:
         """Leave out of training passes what a final set of synapses never uses; the result is the same, sooner.

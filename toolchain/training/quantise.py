@@ -16,6 +16,8 @@ BIAS_LIMIT = (1 << 12) - 1
 STATE_SHIFT = 6
 BIAS_MAX = (BIAS_LIMIT << 7) / (1 << STATE_SHIFT)
 """Largest bias, in mantissa steps of the threshold."""
+HOST_LIMIT = BIAS_LIMIT - 100
+"""What the host's sums and the bias beside them may reach together: a little less, as each of them is rounded."""
 HEADROOM = 0.95
 """Share of SUM_LIMIT that a fresh grid uses, so that weights can still grow on it."""
 

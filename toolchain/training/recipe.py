@@ -228,7 +228,7 @@ class Recipe:
         Raises:
             SnncError: layers do not fit together, or cannot be trained as the recipe asks.
         """
-        return plan(self.network, shape, classes, binary=self.input.coding == "rate", where=where)
+        return plan(self.network, shape, classes, coding=self.input.coding, where=where)
 
     def resolve(self, overrides: Mapping[str, Any]) -> Recipe:
         """A recipe with some values replaced: keys are dotted, `train.epochs`, `seed`, `method.connectivity`.
