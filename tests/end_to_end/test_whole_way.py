@@ -52,3 +52,25 @@ def test_mnist_as_deployed(tmp_path: Path, mnist: Path, lava: Interpreter) -> No
     rows = {row["name"]: row for row in json.loads(snnc(*verify, 1_000, lava=lava))}
     assert rows["lava"]["first_divergence"] is None
     assert rows["lava"]["agreement"] == 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.lava
+def test_a_convolutional_network(tmp_path: Path, lava: Interpreter) -> None:
+    """Convolutions, batch norm, max pooling and soft reset, as trained: on cores, in the reference and in Lava."""
+    run, build = tmp_path / "run", tmp_path / "build"
+    trained = snnc("train", "models/digits_conv.toml", "--epochs", 3, "-o", run)
+    snnc("compile", run, "--target", "loihi", "-o", build)
+    text = snnc("report", build)
+    for shown in ("max pool 2x2 (OR)", "8x4x4 -> 16x4x4", "soft reset", "all equal", "2 cores of 1 chip"):
+        assert shown in text
+    facts = json.loads(snnc("report", build, "--json"))
+    conv2 = next(layer for layer in facts["layers"] if layer["name"] == "conv2")
+    assert conv2["synapses"] > 5 * conv2["stored_weights"]
+    figures = json.loads(snnc("simulate", build, "--json"))
+    assert f"accuracy {100 * figures['accuracy']:.2f} %" in trained  # trained in the chip's own integers
+    assert figures["accuracy"] > 0.5
+    rows = json.loads(snnc("verify", build, "--samples", 20, "--json", lava=lava))
+    assert [row["name"] for row in rows] == ["float", "quantised", "reference", "lava"]
+    assert rows[-1]["first_divergence"] is None
+    assert "conv2[3, 1, 2] is neuron 54 of 256" in snnc("inspect", build, "--neuron", "conv2:3,1,2")
