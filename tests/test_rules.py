@@ -98,7 +98,7 @@ def test_a_core_rule_holds_at_its_limit_and_breaks_beyond(name: str) -> None:
     assert stated.mark in at.source
 
 
-@pytest.mark.parametrize("part", ["synapse_words", "compartments", "input_axons", "output_axons"])
+@pytest.mark.parametrize("part", ["synapse_words", "compartments", "input_axons", "output_axons", "axon_maps"])
 def test_every_consumer_counts_into_the_pool(part: str) -> None:
     (rule,) = [rule for rule in rules.CORE_RULES if rule.__name__ == "memory_pool"]
     limit = rule(Usage(**{part: 100}), LOIHI2, "loihi2-fitted")

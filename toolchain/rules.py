@@ -110,6 +110,7 @@ def memory_pool(usage: Usage, target: Target, model: str) -> Limit | None:
         neurons=usage.compartments,
         input_axons=usage.input_axons,
         axon_entries=usage.output_axons,
+        axon_maps=usage.axon_maps,
     )
     return _limit("memory pool", pool.words, "pool_words_per_core", target)
 
@@ -250,7 +251,7 @@ def check_mapping(mapping: Mapping, target: Target, chips: int) -> tuple[Violati
     for population, limit in mapping.impossible:
         told.add((population, limit.rule))
         found.append(_violation(limit, population, f"even one neuron alone breaks it: {_alone(limit)}"))
-    too_few = len(mapping.cores) > cores_per_chip(target) * chips
+    too_few = mapping.n_chips > chips
     for core in mapping.cores:
         # With too few chips there is no telling which axons cross: that the chips are too few is told once, below.
         usage = sum((s.usage for s in core.slices), Usage()) if too_few else core.usage
@@ -285,7 +286,8 @@ def check_mapping(mapping: Mapping, target: Target, chips: int) -> tuple[Violati
             Violation(
                 f"cores of {chips} chip{'s' if chips > 1 else ''}",
                 f"all layers, most in {largest.population} ({largest.n_slices})",
-                len(mapping.cores),
+                # What fills chips less than it could, to send less from one to another, still needs all of them.
+                max(len(mapping.cores), cores_per_chip(target) * (mapping.n_chips - 1) + 1),
                 int(stated.value) * chips,  # type: ignore[arg-type]
                 "cores",
                 source_of(stated),

@@ -409,7 +409,12 @@ def test_loihi2_core_counts_of_a_published_network(layer: tuple[int, int], cores
         neurons = -(-n_out // count)
         words = cost_slice("loihi2-fitted", random_lists(11, n_in, neurons, 1.0), target.parameters()).words
         pool = pool_use(
-            target.parameters(), synapse_words=words, neurons=neurons, input_axons=n_in, axon_entries=neurons
+            target.parameters(),
+            synapse_words=words,
+            neurons=neurons,
+            input_axons=n_in,
+            axon_entries=neurons,
+            axon_maps=neurons,
         )
         return words <= target["synapse_words_per_core"] and pool.words <= target["pool_words_per_core"]
 

@@ -19,7 +19,8 @@ class OutputAxons:
     """The slices that each neuron of a population sends to.
 
     shape: axes of the population.  targets: int64, shape (size,), slices that each neuron sends to.  owner: int32, the
-    number of the slice that a neuron reaches by a shared axon, 0 where it has axons of its own.
+    number of the slice that a neuron reaches by a shared axon, 0 where it has axons of its own.  by_position: all
+    channels at one position of a map have their axons together.
     crossing: int64, shape (size,), axons of each neuron that are taken to go to other chips, one entry more each.
     """
 
@@ -27,12 +28,13 @@ class OutputAxons:
     targets: NDArray[np.int64]
     owner: NDArray[np.int32]
     crossing: NDArray[np.int64]
+    by_position: bool = False
 
     @classmethod
-    def of(cls, shape: tuple[int, ...]) -> OutputAxons:
+    def of(cls, shape: tuple[int, ...], by_position: bool = False) -> OutputAxons:
         """Of neurons that send nowhere yet."""
         size = int(np.prod(shape))
-        return cls(shape, np.zeros(size, np.int64), np.zeros(size, np.int32), np.zeros(size, np.int64))
+        return cls(shape, np.zeros(size, np.int64), np.zeros(size, np.int32), np.zeros(size, np.int64), by_position)
 
     def add(self, axons: Axons, number: int) -> None:
         """One more slice that listens; number: any but 0, different for every slice."""
@@ -63,7 +65,7 @@ class OutputAxons:
             np.moveaxis(before, rows, 0)[1:] = np.moveaxis(owner, rows, 0)[:-1]
             np.moveaxis(before, rows, 0)[edges[rows]] = 0  # a column begins anew in every slice
             own = own + np.where((owner > 0) & (owner != before), shared, 0)
-        return _summed(own + self.crossing.reshape(self.shape)[inner], edges)
+        return _summed(own + self.crossing.reshape(self.shape)[inner], edges, self.by_position)
 
     def crossing_table(self, ranges: list[list[Range]]) -> NDArray[np.int64]:
         """Axons to other chips of every box of a grid, as `table` has them."""
@@ -71,8 +73,9 @@ class OutputAxons:
         return _summed(self.crossing.reshape(self.shape)[inner], [[a - axis[0][0] for a, _ in axis] for axis in ranges])
 
 
-def _summed(values: NDArray[np.int64], edges: list[list[int]]) -> NDArray[np.int64]:
-    """Sums over the boxes of a grid. edges: where they begin on each axis."""
+def _summed(values: NDArray[np.int64], edges: list[list[int]], by_position: bool = False) -> NDArray[np.int64]:
+    """Sums over the boxes of a grid. edges: where they begin on each axis.  by_position: channels do not add up."""
     for axis, starts in enumerate(edges):
-        values = np.add.reduceat(values, starts, axis=axis)
+        together = np.maximum if by_position and axis == 0 else np.add
+        values = together.reduceat(values, starts, axis=axis)
     return values

@@ -14,7 +14,7 @@ channels once).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -208,7 +208,8 @@ class SharedAxons:
     """How the sources of a convolution point at the stored groups of a slice.
 
     exists: bool, (channels, row patterns, column patterns), whether such a source has a synapse here. exclusive: which
-    sources send to no other slice (None: nobody does). channels: those with a synapse here, in the order of the lists.
+    sources send to no other slice (None: nobody does). channels: those with a synapse here, ascending.
+    single: one input axon serves all sources (Loihi 2).
     """
 
     shape: tuple[int, int, int]
@@ -218,6 +219,7 @@ class SharedAxons:
     channels: NDArray[np.int64]
     n_synapses: int
     exclusive: Exclusive | None
+    single: bool = False
 
     @property
     def box(self) -> tuple[slice, slice, slice]:
@@ -245,6 +247,8 @@ class SharedAxons:
     def n_axons(self) -> int:
         if not self.rows.pattern or not self.columns.pattern:
             return 0
+        if self.single:
+            return int(self.exists.any())
         marks = self.exclusive or Exclusive(*(np.zeros(n, bool) for n in (*self.shape[1:], self.shape[0])))
         rows, rows_alone = self.rows.counts(marks.rows[self.rows.first : self.rows.stop])
         columns, columns_alone = self.columns.counts(marks.columns[self.columns.first : self.columns.stop])
@@ -264,8 +268,9 @@ class SharedAxons:
     def source(self, stored: int) -> int:
         channel, pattern = divmod(stored, max(len(self.columns.kernel), 1))
         column = self.columns.first + self.columns.pattern.index(pattern)
-        row = self.rows.first + next(k for k, p in enumerate(self.rows.pattern) if p >= 0)
-        return (int(self.channels[channel]) * self.shape[1] + row) * self.shape[2] + column
+        members = self.exists[self.channels[channel], :, pattern]
+        row = next((k for k, p in enumerate(self.rows.pattern) if p >= 0 and members[p]), 0)
+        return (int(self.channels[channel]) * self.shape[1] + self.rows.first + row) * self.shape[2] + column
 
 
 Need = tuple[int, int, int]
@@ -336,7 +341,8 @@ class ConvolvedSynapses:
     """A convolution whose synapses are on the chip. What was computed for one slice serves all that are alike.
 
     delay_bits: of the stored delay of each synapse.  may_share: whether axons may be shared (see `Exclusive`).
-    signed: whether costs depend on the signs of weights (if not, more slices are alike).
+    signed: whether costs depend on the signs of weights (if not, more slices are alike).  single: whether one input
+    axon serves all sources.
     """
 
     synapses: IntegerSynapses
@@ -344,7 +350,8 @@ class ConvolvedSynapses:
     delay_bits: int = 0
     may_share: bool = True
     signed: bool = True
-    known: dict[tuple[object, ...], Any] = field(default_factory=dict)
+    single: bool = False
+    known: dict[object, Any] = field(default_factory=dict)
 
     def _once(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
         if key not in self.known:
@@ -418,9 +425,10 @@ class ConvolvedSynapses:
             row_reach,
             column_reach,
             self._exists(outputs, row_reach, column_reach),
-            self.block(outputs, False).channels,
+            np.sort(self.block(outputs, False).channels),
             int(hits[0] @ self._entries(outputs) @ hits[1]),
             exclusive if self.may_share else None,
+            self.single,
         )
         return ConvolutionPart(self, outputs, layout, axons)
 
@@ -456,18 +464,64 @@ class ConvolvedSynapses:
         alone = (exclusive.rows, exclusive.columns)[axis - 1][found.first : found.stop]
         return found.pattern, found.kernel, found.target, found.low, found.high, alone.tobytes()
 
-    def least_words(self, ranges: tuple[Range, ...], layout: Layout, model: str) -> int:
-        """Words that a slice takes at least under a rule that copies lists: its bare weights, and one a list."""
+    @cached_property
+    def full(self) -> bool:
+        """Whether every kernel entry between every two channels exists."""
+        return self.pattern.n_weights == self.signs.size
+
+    def least_words(self, ranges: tuple[Range, ...], layout: Layout, model: str) -> Iterator[int]:
+        """Words that a slice takes at least under a rule that copies lists; closer bounds follow, if there are any.
+
+        Its bare weights, and one word a list. Of a full kernel more is known: how the targets of each list lie, and so
+        its entries in each encoding.
+        """
         if model not in ("nxtf", "nengo"):
-            return 0
+            return
         outputs, rows, columns = ranges
         row_reach, column_reach = self.reach(0, rows, layout), self.reach(1, columns, layout)
-        present = self._exists(outputs, row_reach, column_reach)
-        lists = int(np.einsum("crs,r->", present, np.array(row_reach.times())))
-        row_of = np.array(row_reach.times()) @ _incidence(row_reach.kernel, self.pattern.size[0])
+        times, weight = np.array(row_reach.times(), np.int64), self.synapses.weight_bits + self.delay_bits
+        row_of = times @ _incidence(row_reach.kernel, self.pattern.size[0])
         column_of = _incidence(column_reach.kernel, self.pattern.size[1]).sum(axis=0)
-        stored = int(row_of @ self._entries(outputs) @ column_of)
-        return max(lists, stored * (self.synapses.weight_bits + self.delay_bits) // 64)
+        bare = int(row_of @ self._entries(outputs) @ column_of) * weight // 64
+        if not self.full:
+            present = self._exists(outputs, row_reach, column_reach)
+            yield max(bare, int(np.einsum("crs,r->", present, times)))
+            return
+        sources = self.pattern.source[0]
+        yield max(bare, sources * int(times.sum()) * len(column_reach.kernel))
+        if model == "nxtf":
+            yield _least_words(row_reach, column_reach, layout, weight) * sources
+
+
+def _least_words(rows: Reach, columns: Reach, layout: Layout, weight_bits: int) -> int:
+    """Words of one source channel of a full kernel, at least: the cheapest encoding with the narrowest fields."""
+    times = np.array(rows.times(), np.int64)
+    run = np.array([len(k) for k in rows.kernel], np.int64)  # targets that follow each other, in one column
+    total = np.zeros(4, np.int64)
+    for packed in columns.target:
+        bits = np.zeros((4, len(run)), np.int64)
+        for group in {value >> _PLACE_BITS for value in packed}:
+            width = sum(value >> _PLACE_BITS == group for value in packed)
+            channels, height = layout.channels, layout.height
+            n = channels * width * run
+            runs = np.where(run == height, channels, channels * width)  # whole columns join
+            between = height - run + 1
+            beyond = layout.room - ((width - 1) * height + run) + 1
+            breaks = np.where(between >= 32, channels * width, np.where(beyond >= 32, channels, 1))
+            skip = np.where((between < 32) & (width > 1), between, 1)
+            skip = np.maximum(skip, beyond if channels > 1 else 1) if bool((beyond < 32).all()) else skip
+            span = np.where(height >= 60, n, channels * ((width - 1) * height + run))
+            part = (
+                n * weight_bits + np.maximum(runs, -(-n // 60)) * 16,
+                span * weight_bits + -(-span // 60) * 16,
+                n * (weight_bits + 6) + -(-n // 60) * 10,
+                n * (weight_bits + np.clip(np.ceil(np.log2(skip + 1)), 2, 5).astype(np.int64))
+                + np.maximum(breaks, -(-n // 60)) * 16,
+            )
+            bits += np.stack(part)
+        words = -(-(bits + 6) // 64)
+        total += words.max(axis=1) * int(times.sum()) if len(run) else 0
+    return int(total.min(initial=np.iinfo(np.int64).max)) if columns.target else 0
 
 
 def _incidence(patterns: tuple[tuple[int, ...], ...], size: int) -> NDArray[np.int32]:
@@ -509,10 +563,17 @@ class ConvolutionPart:
         )
 
     def lists(self, block: _Block, modes: Sequence[tuple[str, int]]) -> _Lists:
-        """All different lists of the slice."""
+        """All different lists of the slice. The last ones are kept: every encoding asks for the same."""
+        key = (block.number, tuple(modes), self.layout, self.axons.rows, self.axons.columns)
+        if self.whole.known.get("lists", (None, None))[0] != key:
+            self.whole.known["lists"] = key, self._lists(block, modes)
+        return self.whole.known["lists"][1]
+
+    def _lists(self, block: _Block, modes: Sequence[tuple[str, int]]) -> _Lists:
         rows, columns, layout = self.axons.rows, self.axons.columns, self.layout
         n_rows, n_columns, kinds = len(rows.kernel), len(columns.kernel), len(block.tables)
         scale = 1 if len(layout.widths) > 1 else layout.neuron_size
+        full = all(sign == 0 for _, sign in modes) and bool(block.tables.all())
         channel = np.arange(block.tables.shape[3])[:, None, None] * layout.room
         counts, targets, part_list, part_kind, part_span = [], [], [], [], []
         have = np.zeros((kinds, n_columns, n_rows), bool)
@@ -520,15 +581,19 @@ class ConvolutionPart:
             offset = np.array(columns.target[u]) >> _PLACE_BITS
             place = np.array(columns.target[u]) & ((1 << _PLACE_BITS) - 1)
             taps = np.array(columns.kernel[u])
+            groups = [(group, offset == group) for group in np.unique(offset).tolist()]
             for r in range(n_rows):
-                across = block.tables[:, rows.kernel[r]]
+                across = None if full else block.tables[:, rows.kernel[r]]
                 down = rows.high[r] + np.array(rows.target[r])
-                for group in np.unique(offset).tolist():
-                    here = offset == group
+                for group, here in groups:
                     index = ((channel + place[here][None, :, None] * layout.height + down) * scale).reshape(-1)
-                    entry = across[:, :, taps[here]].transpose(0, 3, 2, 1).reshape(kinds, -1)
+                    if across is not None:
+                        entry = across[:, :, taps[here]].transpose(0, 3, 2, 1).reshape(kinds, len(index))
                     for mode, (_, sign) in enumerate(modes):
-                        mask = entry != 0 if sign == 0 else entry == sign
+                        if across is None:
+                            mask = np.ones((kinds, len(index)), bool)
+                        else:
+                            mask = entry != 0 if sign == 0 else entry == sign
                         count = mask.sum(axis=1)
                         chosen = np.flatnonzero(count)
                         have[chosen, u, r] = True
@@ -555,12 +620,13 @@ def _joined(parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
 def _groups(part: ConvolutionPart, block: _Block, lists: _Lists, words: NDArray[np.int64]) -> NDArray[np.int64]:
     """Words of every stored group, for each source channel: as many times its longest list as it has lists."""
     kinds, n_columns = len(block.tables), len(part.axons.columns.kernel)
+    if not words.size:
+        return np.zeros(0, np.int64)
     by_group = words.reshape(kinds * n_columns, -1)
     rows = lists.rows.reshape(kinds * n_columns, -1)
-    if not by_group.size:
-        return np.zeros(0, np.int64)
     group = (by_group * (rows > 0)).max(axis=1) * rows.sum(axis=1)
-    return np.repeat(group.reshape(kinds, n_columns), block.times, axis=0).reshape(-1)
+    each = np.repeat(group.reshape(kinds, n_columns), block.times, axis=0)
+    return each[np.argsort(block.channels)].reshape(-1)  # in the order of the channels
 
 
 def _nxtf(part: ConvolutionPart, parameters: Parameters, choice: FormatChoice) -> SliceCost:
@@ -731,29 +797,20 @@ def _nengo(part: ConvolutionPart, parameters: Parameters, choice: FormatChoice) 
 
 
 def _loihi2(part: ConvolutionPart, parameters: Parameters, choice: FormatChoice) -> SliceCost:
-    """Loihi 2, FITTED: a row for each kernel place and source channel, of its output channels on the core."""
+    """Loihi 2, FITTED: a row for each kernel place and source channel, of its output channels on the core.
+
+    ceil((n * b + h) / 64) words for n output channels. Published rows have b from 4 to 8: the weights' own bits.
+    """
     outputs = part.outputs
     count = (part.whole.signs[..., outputs[0] : outputs[1]] != 0).sum(axis=3)
     used_rows = _incidence(part.axons.rows.kernel, part.whole.pattern.size[0]).any(axis=0)
     used_columns = _incidence(part.axons.columns.kernel, part.whole.pattern.size[1]).any(axis=0)
     count = (count * (np.logical_and.outer(used_rows, used_columns))).reshape(-1)
-    each, head = parameters["convolution_bits_per_synapse"], parameters["header_bits"]
+    each = part.whole.synapses.weight_bits + part.whole.delay_bits
+    head = parameters["header_bits"]
     words = np.where(count > 0, -(-(count * each + head) // parameters["word_bits"]), 0)
     rows, real = int((count > 0).sum()), int(count.sum())
-    bits = min(each, part.whole.synapses.weight_bits + part.whole.delay_bits)
-    return _counted(
-        "loihi2-fitted",
-        part,
-        parameters,
-        words,
-        real,
-        rows,
-        real * bits,
-        real * (each - bits),
-        rows * head,
-        "row",
-        words,
-    )
+    return _counted("loihi2-fitted", part, parameters, words, real, rows, real * each, 0, rows * head, "row", words)
 
 
 def _counted(

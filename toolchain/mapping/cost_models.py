@@ -288,16 +288,17 @@ class PoolUse:
 
 
 def pool_use(
-    parameters: Parameters, *, synapse_words: int, neurons: int, input_axons: int, axon_entries: int
+    parameters: Parameters, *, synapse_words: int, neurons: int, input_axons: int, axon_entries: int, axon_maps: int
 ) -> PoolUse:
-    """The pool of a core whose layers are dense: axon maps are counted a neuron (a convolution counts positions).
+    """The pool of a core.
 
-    axon_entries: entries of the axon memory, one for each core that a neuron's spikes go to.
+    axon_entries: entries of the axon memory, one for each core that a neuron's spikes go to.  axon_maps: neurons, or,
+    of a convolution, the positions of the map.
     """
     return PoolUse(
         synapse_words,
         neurons * parameters["words_per_neuron"],
         input_axons * parameters["words_per_input_axon"],
-        neurons * parameters["axon_map_words_per_neuron"],
+        axon_maps * parameters["axon_map_words_per_neuron"],
         axon_entries * parameters["words_per_axon_entry"],
     )

@@ -95,7 +95,7 @@ class MapCutter:
         for number, candidates in itertools.groupby(self._candidates(), key=lambda grid: _size(grid)):
             here: list[Limit] | None = None
             for grid in candidates:
-                bound = broken(self.limits(self._bound(grid)))
+                bound = next((found for usage in self._bounds(grid) if (found := broken(self.limits(usage)))), [])
                 trial = None if bound else self._try(grid)
                 failed = bound if trial is None else trial.broken
                 if trial is not None and not failed:
@@ -122,6 +122,9 @@ class MapCutter:
         Its order: few parts of the channels first, then of rows, then of columns; where every source channel reaches
         one target channel only, rows first, then columns, then channels, as dividing channels is cheap there.
         """
+        if self.method == "halving":
+            yield from self._halved()
+            return
         axes = [_divisions(n) for n in self.shape]
         order = (1, 2, 0) if self._depthwise else (0, 1, 2)
         counts = np.array(list(itertools.product(*(axes[axis] for axis in order))), np.int64)
@@ -131,6 +134,14 @@ class MapCutter:
         back = np.argsort(order)
         for row in counts[:, back].tolist():
             yield tuple(_ranges(n, parts) for n, parts in zip(self.shape, row, strict=True))  # type: ignore[misc]
+
+    def _halved(self) -> Iterator[Grid]:
+        """Grids of columns cut to powers of two, of halved rows and of halved channels, fewest slices first."""
+        channels, rows, columns = self.shape
+        halves = [sorted({-(-n // (1 << k)) for k in range(n.bit_length() + 1)}) for n in (channels, rows)]
+        powers = [1 << k for k in range(columns.bit_length() + 1)]
+        grids = [(_cut(channels, c), _cut(rows, h), _cut(columns, w)) for c, h, w in itertools.product(*halves, powers)]
+        yield from sorted(grids, key=_size)
 
     @cached_property
     def _most_compartments(self) -> int:
@@ -172,14 +183,16 @@ class MapCutter:
             self._widths[columns] = whole if first is None else destination_groups(first.pattern, columns)
         return Layout(d - c, b - a, self._widths[columns], self.costing.neuron_size(self.neurons))
 
-    def _bound(self, grid: Grid) -> Usage:
-        """What the slice in the middle takes at least."""
+    def _bounds(self, grid: Grid) -> Iterator[Usage]:
+        """What the slice in the middle takes at least, the quickest bound first."""
         ranges = tuple(axis[(len(axis) - 1) // 2] for axis in grid)
         layout = self.layout(ranges)  # type: ignore[arg-type]
-        words = (x.least_words(ranges, layout, self.costing.model) for x in self.convolutions.values())
-        return Usage(
-            compartments=layout.compartments, destination_groups=layout.groups, groups=1, synapse_words=sum(words)
+        yield Usage(
+            compartments=layout.compartments, destination_groups=layout.groups if self.convolutions else 0, groups=1
         )
+        for x in self.convolutions.values():
+            for words in x.least_words(ranges, layout, self.costing.model):
+                yield Usage(synapse_words=words)
 
     # -- one grid -----------------------------------------------------------------------------------------------------
 
@@ -187,8 +200,6 @@ class MapCutter:
         """The grid costed, or as much of it as shows that it does not fit."""
         exclusive = {name: x.exclusive(grid, self.layout) for name, x in self.convolutions.items()}
         kinds = tuple(self._kinds(axis, grid, exclusive) for axis in range(3))
-        entries = self.outgoing.table([list(axis) for axis in grid])
-        crossing = self.outgoing.crossing_table([list(axis) for axis in grid])
         usages: dict[tuple[int, ...], tuple[Usage, Usage, dict[str, SliceCost]]] = {}
         weight = 0.0
         found: list[Limit] = []
@@ -200,8 +211,15 @@ class MapCutter:
         for cell in cells:
             where = [members[axis][k] for axis, k in enumerate(cell)]
             region = Region(self.shape, tuple(grid[axis][int(at[0])] for axis, at in enumerate(where)))
-            usage, own, costs = self._cost(region, exclusive)
-            usages[cell] = usage, own, costs
+            usages[cell] = self._cost(region, exclusive)
+            found = broken(self.limits(usages[cell][0]))
+            if found:
+                return _Trial(grid, found, weight, kinds, usages, self.outgoing.targets)  # type: ignore[arg-type]
+        entries = self.outgoing.table([list(axis) for axis in grid])
+        crossing = self.outgoing.crossing_table([list(axis) for axis in grid])
+        for cell in cells:
+            where = [members[axis][k] for axis, k in enumerate(cell)]
+            usage, _, _ = usages[cell]
             sent = entries[np.ix_(*where)]
             apart = int(crossing[np.ix_(*where)].max())
             full = replace(usage, output_axons=usage.output_axons + int(sent.max()), crossing_axons=apart)
@@ -239,12 +257,17 @@ class MapCutter:
             groups=1,
             destination_groups=layout.groups if self.convolutions else 0,
             delay_bits=max((x.delay_bits for x in self.entering.values()), default=0),
+            axon_maps=self._axon_maps(region),
         )
         bare = bare + Usage.of_registers(self.neurons, region)
         if layout.neuron_size > 1:
             bare = bare + reset_usage(len(region), self.costing)
         costs, usage = cost_parts(self._parts(region, layout, exclusive), bare, self.costing)
         return usage, bare, costs
+
+    def _axon_maps(self, region: Region) -> int:
+        """Entries of the map from neurons, or from positions, to output axons."""
+        return len(region) // region.extents[0] if self.outgoing.by_position else len(region)
 
     def _parts(self, region: Region, layout: Layout, exclusive: Mapping[str, Exclusive]) -> dict[str, Part]:
         return {
@@ -281,5 +304,8 @@ def _divisions(n: int) -> list[int]:
 
 
 def _ranges(n: int, parts: int) -> tuple[Range, ...]:
-    size = -(-n // parts)
+    return _cut(n, -(-n // parts))
+
+
+def _cut(n: int, size: int) -> tuple[Range, ...]:
     return tuple((at, min(n, at + size)) for at in range(0, n, size))

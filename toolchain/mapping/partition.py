@@ -25,8 +25,9 @@ from toolchain.mapping.usage import Limit
 
 __all__ = ["Costing", "Limits", "Partition", "Reason", "Slice", "chip_lists", "part_of", "partition"]
 
-METHODS = ("fewest", "nxtf")
-"""How feature maps are cut: into the fewest slices, the cheapest of these; or into the first that NxTF would take."""
+METHODS = ("fewest", "nxtf", "halving")
+"""How feature maps are cut: into the fewest slices, the cheapest of these; into the first that NxTF would take; or into
+the fewest with columns cut to powers of two, and rows and channels halved, as the compiler of Loihi 2 cuts them."""
 
 Synapses = SynapseLists | ConvolvedSynapses
 
@@ -57,7 +58,9 @@ def chip_lists(program: Program, costing: Costing) -> dict[str, Synapses]:
         if isinstance(pattern, Convolution):
             ends = [neurons[end] for end in (c.source, c.target) if end in neurons]
             alone = outgoing.count(c.source) == 1 and all(costing.neuron_size(end) == 1 for end in ends)
-            found[c.name] = ConvolvedSynapses(c.synapses, pattern, bits, alone, costing.signed(c.synapses))
+            found[c.name] = ConvolvedSynapses(
+                c.synapses, pattern, bits, alone, costing.signed(c.synapses), costing.by_position
+            )
         else:
             found[c.name] = replace(SynapseLists.of(c.synapses), delay_bits=bits)
     return found
@@ -130,7 +133,7 @@ class _Cutting:
     def run(self, assumed: dict[str, NDArray[np.int64]]) -> _Cut:
         """Cut every population. assumed: output axons beside those to populations that are cut before."""
         shapes = self.program.shapes
-        outgoing = {name: OutputAxons.of(shapes[name]) for name in self.neurons}
+        outgoing = {name: OutputAxons.of(shapes[name], self._by_position(name)) for name in self.neurons}
         back = {name: OutputAxons.of(shapes[name]) for name in self.neurons}
         for name, extra in assumed.items():
             outgoing[name].targets[:] += extra
@@ -180,6 +183,11 @@ class _Cutting:
                 never = [limit for population, limit in before.impossible if population == name]
                 kept[name] = [s for s in before.slices if s.population == name], reasons[name], never
         return kept
+
+    def _by_position(self, name: str) -> bool:
+        """Whether all neurons at one position of a map share their output axons."""
+        heard = [self.lists[c.name] for c in self.program.out_of(name) if c.name in self.lists]
+        return self.costing.by_position and bool(heard) and all(isinstance(x, ConvolvedSynapses) for x in heard)
 
     def _cutter(
         self, name: str, shape: tuple[int, ...], entering: dict[str, Synapses], outgoing: OutputAxons

@@ -110,6 +110,7 @@ class RunCutter:
         payload = sum(len(x.mantissas) * (x.weight_bits + x.delay_bits) for x in self.entering.values())
         least = Usage(
             compartments=-(-self.size // k) * self.neuron_size,
+            axon_maps=-(-self.size // k),
             output_axons=-(-int(self.entries.sum()) // k),
             synapse_words=payload // 64 // k,
         )
@@ -164,6 +165,7 @@ class RunCutter:
             output_axons=int(self.entries[start:stop].sum()),
             crossing_axons=int(self.outgoing.crossing[start:stop].sum()),
             delay_bits=max((lists.delay_bits for lists in self.entering.values()), default=0),
+            axon_maps=stop - start,
         )
         bare = bare + Usage.of_registers(self.neurons, region)
         if self.neuron_size > 1:

@@ -55,6 +55,11 @@ class Costing:
         """Compartments of one neuron: 2 where a second one has to subtract the threshold after a spike."""
         return 2 if neurons.reset == "subtract" and self.model in RESET_MODELS else 1
 
+    @property
+    def by_position(self) -> bool:
+        """Whether a convolution's axons are those of positions of its source map, not of neurons (Loihi 2, fitted)."""
+        return self.model == "loihi2-fitted"
+
     def signed(self, synapses: IntegerSynapses) -> bool:
         """Whether the cost of a convolution depends on the signs of its weights (see `convolution`)."""
         if self.model != "nxtf":

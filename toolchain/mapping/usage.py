@@ -24,6 +24,7 @@ class Usage:
     input_axons: source neurons with a synapse here, counted for each slice.
     output_axons: entries, one for each neuron and slice that it sends to (one more where that crosses chips:
     crossing_axons).  synapse_words: 64 bit words; payload, index, header and padding bits make them up.
+    axon_maps: neurons, or positions of a map whose neurons have their axons together (Loihi 2).
     delay_bits: of the widest delay field (0: none is stored).  destination_groups: of the slice with the most.
     """
 
@@ -39,6 +40,7 @@ class Usage:
     index_bits: int = 0
     header_bits: int = 0
     padding_bits: int = 0
+    axon_maps: int = 0
     delay_bits: int = 0
     destination_groups: int = 0
     formats: frozenset[Format] = frozenset()
@@ -84,6 +86,7 @@ class Usage:
             index_bits=self.index_bits + other.index_bits,
             header_bits=self.header_bits + other.header_bits,
             padding_bits=self.padding_bits + other.padding_bits,
+            axon_maps=self.axon_maps + other.axon_maps,
             delay_bits=max(self.delay_bits, other.delay_bits),
             destination_groups=max(self.destination_groups, other.destination_groups),
             formats=self.formats | other.formats,
