@@ -92,6 +92,16 @@ def test_a_residual_sum_of_unequal_shapes(build: Compile) -> None:
     assert build(layers)[0] == 0
 
 
+def test_a_delay_beyond_the_target(build: Compile) -> None:
+    layers = [
+        *(linear("fc1", "input", 64, 10), neuron("a", "fc1"), plain("wait", "delay", "a", steps=70)),
+        *(linear("fc2", "wait", 10, 10), neuron("b", "fc2")),
+    ]
+    build.refused(layers, ("fc2", "delay", "limit 6"), shape=(64,))
+    layers[2]["steps"] = 20
+    assert build(layers, shape=(64,))[0] == 0
+
+
 def test_more_sources_than_a_core_has_axons(build: Compile) -> None:
     """A dense layer behind a large map: each of its neurons alone needs an axon for every source."""
     layers = [linear("fc", "input", 5000, 10), neuron("a", "fc")]
