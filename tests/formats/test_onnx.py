@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from onnx import TensorProto, helper
 from strategies import graphs, programs
 
-from toolchain.backends import reference
+from toolchain.backends import onnx_runtime, reference
 from toolchain.errors import SnncError
 from toolchain.formats import FORMATS, onnx_file, onnx_layouts, onnx_model, onnx_synapses
 from toolchain.formats import onnx as onnx_format
@@ -209,6 +209,39 @@ def test_names_with_dots_do_not_meet(folder):
     write_program(named, folder / "p.onnx")
     assert read_program(folder / "p.onnx") == named
     onnx.checker.check_model((folder / "p.onnx").read_bytes())
+
+
+def renamed(network, names):
+    """A network with other names for its populations and connections."""
+    return dataclasses.replace(
+        network,
+        populations=tuple(dataclasses.replace(p, name=names[p.name]) for p in network.populations),
+        connections=tuple(
+            dataclasses.replace(
+                c,
+                name=names.get(c.name, c.name),
+                source=names.get(c.source, c.source),
+                target=names[c.target],
+            )
+            for c in network.connections
+        ),
+    )
+
+
+def test_names_like_those_of_values_do_not_meet(folder):
+    names = {"a": "b.sent", "b": "b", "c": "b.spikes_1", "out": "b.spikes", "fc": "conv2.gaps", "lateral": "b.a1"}
+    program = renamed(maps(), names)
+    write_program(program, folder / "p.onnx")
+    assert read_program(folder / "p.onnx") == program
+    pytest.importorskip("onnxruntime")
+    samples = np.random.default_rng(3).integers(0, 256, (9, 32)).astype(np.uint8)
+    expected = reference.run(maps(), samples).counts
+    assert all(np.array_equal(onnx_runtime.run(program, samples).counts[names[k]], expected[k]) for k in "abc")
+    graph = renamed(trained(), {"fc1": "input.value", "fc1.weight": "input.value_1"})
+    again = dataclasses.replace(graph.connections[0], name="recurrent", source="input.value", delay=2)
+    graph = dataclasses.replace(graph, connections=(again, *graph.connections))
+    write_graph(graph, folder / "g.onnx")
+    assert same_graph(read_graph(folder / "g.onnx"), graph)
 
 
 # What the file looks like to others.
@@ -775,7 +808,7 @@ def reals(name, *numbers, dims=()):
         (reals("fc1.gain", np.nan), ("gain has no meaning",)),
         (reals("fc1.gain", 1.0, 2.0, dims=(2,)), ("not one number", "fc1.gain")),
         (tensor("fc1.gain", TensorProto.INT64), ("wrong element type", "fc1.gain")),
-        (attribute("input.physical", "scale", 1), ("not what snnc writes", "input.physical")),
+        (attribute("input.value", "scale", 1), ("not what snnc writes", "input.value")),
         (set_metadata("snnc.input.scale", "-1.0"), ("scale must be positive",)),
     ],
 )

@@ -97,6 +97,11 @@ class _Builder:
         self.graph = self.model.graph
         self.operators: set[str] = set()
         self.bytes = 0
+        self.taken = {
+            network.input.name,
+            *(p.name for p in network.populations),
+            *(c.name for c in network.connections),
+        }
         self.longest: dict[str, int] = {}
         """Source -> its longest delay, where there is any."""
         for c in network.connections:
@@ -109,6 +114,10 @@ class _Builder:
         self.operators.add(operator)
         given: dict[str, Any] = {key: value for key, value in attributes.items() if value is not None}
         self.graph.node.append(helper.make_node(operator, inputs, outputs, name=name, domain=DOMAIN, **given))
+
+    def own(self, name: str) -> str:
+        """The name of a node that stands for no population or connection; none, if one of these has taken it."""
+        return "" if name in self.taken else name
 
     def value(self, name: str, element: int, size: int) -> str:
         """Declare an inner value of shape (batch, size): a reader of the file then needs no inference."""
@@ -150,7 +159,7 @@ class _Builder:
         name = f"{connection}.dense"
         self.graph.value_info.append(helper.make_tensor_value_info(name, element, list(layout.shape)))
         given = [f"{connection}.gaps", f"{connection}.{word}"]
-        self.node("SparseTensor", name, given, [name], shape=list(layout.shape))
+        self.node("SparseTensor", self.own(name), given, [name], shape=list(layout.shape))
         return name
 
     def state(self, name: str, element: int, shape: list[int]) -> tuple[str, str]:
@@ -175,7 +184,7 @@ class _Builder:
         steps = self.longest.get(source, 0)
         if steps:
             before, after = self.state(f"{source}.sent", element, [steps, size])
-            self.node("DelayLine", f"{source}.sent", [payload, before], [after])
+            self.node("DelayLine", self.own(f"{source}.sent"), [payload, before], [after])
 
     def arriving(self, source: str, payload: str, delay: int, element: int, size: int) -> str:
         """What arrives out of a source after a delay; the same value for all connections that ask for it."""
@@ -185,7 +194,7 @@ class _Builder:
         if name not in self.tapped:
             self.tapped.add(name)
             self.value(name, element, size)
-            self.node("DelayTap", name, [f"{source}.sent"], [name], steps=delay)
+            self.node("DelayTap", self.own(name), [f"{source}.sent"], [name], steps=delay)
         return name
 
     def total(self, name: str, size: int, element: int, sums: list[str]) -> str:
@@ -193,7 +202,7 @@ class _Builder:
         result = sums[0]
         for number, term in enumerate(sums[1:], start=1):
             together = self.value(f"{name}.a{number}", element, size)
-            self.graph.node.append(helper.make_node("Add", [result, term], [together], name=together))
+            self.graph.node.append(helper.make_node("Add", [result, term], [together], name=self.own(together)))
             result = together
         return result
 
@@ -251,7 +260,7 @@ def graph_model(graph: Graph, *, data: bool = True) -> ModelProto:
     value = build.value(f"{source.name}.value", TensorProto.DOUBLE, source.size)
     build.node(
         "PhysicalInput",
-        f"{source.name}.physical",
+        build.own(value),
         [_input(build, source)],
         [value],
         scale=double(source.scale),
@@ -364,7 +373,7 @@ def _integer_sum(build: _Builder, source: Input, c: IntegerConnection, layout: L
     if not (from_input and source.on_host):
         return a
     injected = build.value(f"{c.name}.injected", TensorProto.INT64, pattern.n_targets)
-    build.node("HostCurrent", injected, [a], [injected], **source.parameters())
+    build.node("HostCurrent", build.own(injected), [a], [injected], **source.parameters())
     return injected
 
 

@@ -66,7 +66,7 @@ class Reader(File):
         connections = []
         for name in self._ordered(wiring, "mantissas"):
             target, node = wiring[name]
-            start, delay = self._source(node, "spikes", sizes)
+            start, delay = self._source(node, dict.fromkeys(sizes, "spikes"))
             mode = self._attribute(node, "sign_mode", AttributeProto.STRING)
             sign_mode = mode.s.decode(errors="replace") if mode is not None else ""
             if sign_mode not in MANTISSA_FORMATS:
@@ -104,8 +104,7 @@ class Reader(File):
         connections = []
         for name in self._ordered(wiring, "weights"):
             target, node = wiring[name]
-            word = "value" if self._starts_at(node).startswith(f"{source.name}.value") else "spikes"
-            start, delay = self._source(node, word, sizes)
+            start, delay = self._source(node, {**dict.fromkeys(sizes, "spikes"), source.name: "value"})
             pattern, weights = self._weights(node, "weights", (sizes[start], sizes[target]), TensorProto.FLOAT)
             bits = self._attribute(node, "weight_bits", AttributeProto.INT)
             connections.append(
@@ -184,15 +183,15 @@ class Reader(File):
             self.refuse("a connection leads nowhere", waiting[0].name)
         return neurons, connections
 
-    def _starts_at(self, node: NodeProto) -> str:
-        return self._text(node.input[0], node.name) if len(node.input) else ""
-
-    def _source(self, node: NodeProto, word: str, sizes: dict[str, int]) -> tuple[str, int]:
-        """Where a connection starts, and its delay: it takes NAME.word, or NAME.word_DELAY."""
-        value = self._starts_at(node)
+    def _source(self, node: NodeProto, words: dict[str, str]) -> tuple[str, int]:
+        """Where a connection starts, and its delay: it takes NAME.word, or NAME.word_DELAY. words: NAME -> word."""
+        value = self._text(node.input[0], node.name) if len(node.input) else ""
         source, _, sent = value.rpartition(".")
-        steps = sent.removeprefix(f"{word}_") if sent != word else "0"
-        if source not in sizes or not (steps.isascii() and steps.isdigit() and len(steps) <= 10):
+        if source not in words:
+            self.refuse("a connection starts at nothing that is known", node.name, got=value[:80])
+        word = words[source]
+        steps = "0" if sent == word else sent.removeprefix(f"{word}_")
+        if not (steps.isascii() and steps.isdigit() and len(steps) <= 10):
             self.refuse("a connection starts at nothing that is known", node.name, got=value[:80])
         if int(steps) > STEPS_MAX:
             self.refuse("a delay is out of range", node.name, got=steps, allowed=f"0 to {STEPS_MAX}")
