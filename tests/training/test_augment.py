@@ -1,8 +1,8 @@
-"""Affine augmentation on tensors."""
+"""Augmentation on tensors."""
 
 import torch
 
-from toolchain.training.augment import affine
+from toolchain.training.augment import affine, augment, crop, flip
 from toolchain.training.recipe import Augment
 
 SHAPE = (1, 9, 9)
@@ -56,3 +56,45 @@ def test_a_turn_keeps_the_distance_from_the_middle():
     assert float(distance.min()) > 2.6
     assert float(distance.max()) < 3.4
     assert float(moved[:, 1].max()) > 2.5
+
+
+COLOUR = (3, 9, 9)
+
+
+def coloured(count=400):
+    return torch.randint(1, 256, (count, 243), generator=generator(2), dtype=torch.uint8)
+
+
+def test_crops_move_whole_images_within_the_margin():
+    x = coloured()
+    moved = crop(x, COLOUR, 2, generator()).view(-1, *COLOUR)
+    maps = torch.nn.functional.pad(x.view(-1, *COLOUR), (2, 2, 2, 2))
+    windows = {(dy, dx): maps[:, :, dy : dy + 9, dx : dx + 9] for dy in range(5) for dx in range(5)}
+    fits = torch.stack([(window == moved).flatten(1).all(1) for window in windows.values()])
+    assert bool((fits.sum(0) == 1).all())
+    # Every shift occurs.
+    assert bool(fits.any(1).all())
+
+
+def test_half_of_the_images_are_reflected():
+    x = coloured()
+    changed = flip(x, COLOUR, generator()).view(-1, *COLOUR)
+    same = (changed == x.view(-1, *COLOUR)).flatten(1).all(1)
+    mirrored = (changed == x.view(-1, *COLOUR).flip(3)).flatten(1).all(1)
+    assert bool((same ^ mirrored).all())
+    assert 140 < int(same.sum()) < 260
+
+
+def test_what_a_recipe_asks_for_is_done():
+    ranges = Augment(crop=1, flip=True)
+    assert ranges.active
+    assert not ranges.affine
+    x = coloured(50)
+    changed = augment(x, COLOUR, ranges, generator(7))
+    assert changed.dtype == torch.uint8
+    assert changed.shape == x.shape
+    assert torch.equal(changed, augment(x, COLOUR, ranges, generator(7)))
+    assert not torch.equal(changed, x)
+    assert torch.equal(augment(x, COLOUR, Augment(), generator()), x)
+    turned = augment(x, COLOUR, Augment(rotate=20), generator(7))
+    assert torch.equal(turned, affine(x, COLOUR, Augment(rotate=20), generator(7)))

@@ -1,7 +1,9 @@
-"""IDX files, good and bad, and the digits."""
+"""IDX files and batches of CIFAR-10, good and bad, and the digits."""
 
 import gzip
+import pickle
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,3 +100,93 @@ def test_digits_are_integers_and_split_the_same_each_time():
 def test_an_unknown_data_set_suggests_the_nearest():
     with pytest.raises(SnncError, match="did you mean 'mnist'"):
         data.load("minst")
+
+
+def batch(count=4, seed=0):
+    """As the original files are: text of Python 2 is bytes to Python 3."""
+    random = np.random.default_rng(seed)
+    return {
+        b"batch_label": b"training batch 1 of 5",
+        b"labels": random.integers(0, 10, count).tolist(),
+        b"data": random.integers(0, 256, (count, 3072)).astype(np.uint8),
+        b"filenames": [b"a.png"] * count,
+    }
+
+
+@pytest.fixture
+def cifar(tmp_path):
+    """A tiny CIFAR-10, in the folder that its archive makes."""
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    for number, name in enumerate(data.CIFAR_FILES):
+        (folder / name).write_bytes(pickle.dumps(batch(seed=number), protocol=2))
+    return tmp_path
+
+
+def test_cifar_from_its_folder_or_the_one_above(cifar):
+    found = data.load("cifar10", cifar)
+    assert found.shape == (3, 32, 32)
+    assert found.train_x.shape == (20, 3072)
+    assert np.array_equal(found.test_x, batch(seed=5)[b"data"])
+    assert found.train_y.tolist() == [label for seed in range(5) for label in batch(seed=seed)[b"labels"]]
+    assert np.array_equal(data.load("cifar10", cifar / "cifar-10-batches-py").train_x, found.train_x)
+
+
+def test_missing_batches_are_named(cifar):
+    (cifar / "cifar-10-batches-py" / "data_batch_3").unlink()
+    with pytest.raises(SnncError, match="missing: data_batch_3") as caught:
+        data.load("cifar10", cifar)
+    assert "--data DIR" in str(caught.value)
+    with pytest.raises(SnncError, match="CIFAR-10 needs its files"):
+        data.load("cifar10", None)
+
+
+class Trap:
+    def __reduce__(self):
+        return Path.touch, (Path("it-ran"),)
+
+
+def test_a_batch_runs_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "data_batch_1"
+    path.write_bytes(pickle.dumps(batch() | {b"labels": Trap()}, protocol=2))
+    with pytest.raises(SnncError, match="cannot be read") as caught:
+        data.read_cifar_batch(path)
+    assert "it names" in str(caught.value)
+    assert not (tmp_path / "it-ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", ("cannot be read",)),
+        (pickle.dumps(batch(), protocol=2)[:-500], ("cannot be read",)),
+        (pickle.dumps([1, 2]), ("has no images",)),
+        (pickle.dumps(batch() | {b"data": np.zeros((4, 5), np.uint8)}, 2), ("has no images", "(4, 5)")),
+        (pickle.dumps(batch() | {b"data": np.zeros((4, 3072))}, 2), ("has no images",)),
+        (pickle.dumps(batch() | {b"labels": [1, 2, 3]}, 2), ("has no labels",)),
+        (pickle.dumps(batch() | {b"labels": [1, 2, 3, 10]}, 2), ("has no labels",)),
+        (pickle.dumps(batch() | {b"labels": [1, 2, 3, True]}, 2), ("has no labels",)),
+    ],
+)
+def test_files_that_are_no_batches(tmp_path, content, words):
+    path = tmp_path / "data_batch_1"
+    path.write_bytes(content)
+    with pytest.raises(SnncError) as caught:
+        data.read_cifar_batch(path)
+    for word in ("data_batch_1", "cifar-10-python.tar.gz", *words):
+        assert word in str(caught.value)
+
+
+def test_a_batch_that_is_too_large_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "CIFAR_FILE_LIMIT", 10)
+    path = tmp_path / "data_batch_1"
+    path.write_bytes(pickle.dumps(batch(), protocol=2))
+    with pytest.raises(SnncError, match="too large"):
+        data.read_cifar_batch(path)
+
+
+def test_shapes_are_known_without_files():
+    assert set(data.IMAGES) == set(data.DATASETS) == set(data.SHAPES)
+    assert data.SHAPES["cifar10"] == (3072, 10)
+    assert data.load("digits").shape == data.IMAGES["digits"][0]

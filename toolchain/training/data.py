@@ -209,6 +209,7 @@ class _ArraysOnly(pickle.Unpickler):
             ("numpy._core.multiarray", "_reconstruct"): _empty_array,
             ("numpy", "ndarray"): np.ndarray,
             ("numpy", "dtype"): np.dtype,
+            ("_codecs", "encode"): _bytes,
         }
         if (module, name) not in allowed:
             raise pickle.UnpicklingError(f"it names {module}.{name}")
@@ -218,6 +219,13 @@ class _ArraysOnly(pickle.Unpickler):
 def _empty_array(subtype: object, shape: object, kind: object) -> NDArray[np.uint8]:
     """What the file's contents are put into; numpy's own function would allocate what the file asks for."""
     return np.empty(0, np.uint8)
+
+
+def _bytes(text: object, codec: object) -> bytes:
+    """How Python 3 writes bytes for Python 2."""
+    if not isinstance(text, str) or codec not in ("latin1", b"latin1"):
+        raise pickle.UnpicklingError(f"bytes in the code {codec!r}")
+    return text.encode("latin1")
 
 
 def read_cifar_batch(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
