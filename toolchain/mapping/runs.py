@@ -6,7 +6,7 @@ that one run fewer would break is kept as the reason.
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -20,6 +20,12 @@ from toolchain.mapping.slices import Costing, Limits, Reason, Slice, broken, cos
 from toolchain.mapping.synapse_memory import SynapseLists
 from toolchain.mapping.usage import Limit, Usage
 from toolchain.mapping.windows import ByTarget
+from toolchain.parallel import in_order
+
+ENOUGH = 64
+"""Slices looked at to say which limits a cut breaks."""
+BATCH = 64
+"""Slices costed at a time, on as many threads as there are cores."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,9 +127,8 @@ class RunCutter:
         overload = np.inf
         for edges in self._edges(k):
             slices: dict[int, Slice] = {}
-            load = np.add.reduceat(self.fan_in + self.entries, edges[:-1])
-            for at in np.argsort(-load, kind="stable"):  # the fullest first: most failures show in it
-                slices[int(at)] = s = self.slice(edges[at], edges[at + 1])
+            for at, s in self._fullest_first(edges):
+                slices[at] = s
                 failed = broken(self.limits(s.usage))
                 if failed:
                     overload = min(overload, failed[0].share)
@@ -133,27 +138,58 @@ class RunCutter:
         return overload
 
     def _broken_by(self, k: int) -> list[Limit]:
-        """The limits that k slices break: the bound from the totals, or else those of the better of the two cuts."""
+        """The limits that k slices break: the bound from the totals, or else those of the better of the two cuts.
+
+        Of many slices the fullest are looked at, and as many more as it takes to find one that breaks a limit.
+        """
         outline = self._outline_broken(k)
         if outline or k < 1:
             return outline
-        cuts = [
-            worst(
-                [limit for a, b in itertools.pairwise(edges) for limit in broken(self.limits(self.slice(a, b).usage))]
-            )
-            for edges in self._edges(k)
-        ]
+        cuts = []
+        for edges in self._edges(k):
+            found: list[Limit] = []
+            for number, (_, s) in enumerate(self._fullest_first(edges)):
+                if number >= ENOUGH and found:
+                    break
+                found += broken(self.limits(s.usage))
+            cuts.append(worst(found))
         return min(cuts, key=lambda broken: broken[0].share)
 
+    def _fullest_first(self, edges: NDArray[np.int64]) -> Iterator[tuple[int, Slice]]:
+        """The slices of a cut with their numbers, the one with the most load first: most failures show in it."""
+        load = np.add.reduceat(self.fan_in + self.entries, edges[:-1])
+        order = np.argsort(-load, kind="stable").tolist()
+        self.by_target  # noqa: B018  (made once, before threads ask for it)
+        batch = 1
+        while order:
+            now, order = order[:batch], order[batch:]
+            work = len(now) * int(self.fan_in.sum()) // (len(edges) - 1)
+            yield from zip(now, in_order(lambda at: self.slice(edges[at], edges[at + 1]), now, work), strict=True)
+            batch = min(4 * batch, BATCH)
+
     def _edges(self, k: int) -> list[NDArray[np.int64]]:
-        even = np.linspace(0, self.size, k + 1).round().astype(np.int64)
-        total = np.cumsum(self.entries + self.fan_in)
-        if k == 1 or not total[-1]:
-            return [even]
-        inner = np.searchsorted(total, total[-1] * np.arange(1, k) / k) + 1
-        levelled = np.concatenate([[0], inner, [self.size]])
-        usable = bool(np.all(np.diff(levelled) > 0)) and not np.array_equal(levelled, even)
-        return [even, levelled] if usable else [even]
+        found = [np.linspace(0, self.size, k + 1).round().astype(np.int64)]
+        for load in self._loads:
+            total = np.cumsum(load)
+            if k == 1 or not total[-1]:
+                continue
+            inner = np.searchsorted(total, total[-1] * np.arange(1, k) / k) + 1
+            levelled = np.concatenate([[0], inner, [self.size]])
+            if bool(np.all(np.diff(levelled) > 0)) and not any(np.array_equal(levelled, other) for other in found):
+                found.append(levelled)
+        return found
+
+    @cached_property
+    def _loads(self) -> list[NDArray[np.float64]]:
+        """What cuts are to even out: axons and synapses; and, where axons go to other chips, what binds of the axons."""
+        loads = [(self.entries + self.fan_in).astype(np.float64)]
+        if self.outgoing.crossing.any():
+            out, apart = (
+                max(limit.share for limit in self.limits(usage))
+                for usage in (Usage(output_axons=1), Usage(crossing_axons=1))
+            )
+            loads.append(np.maximum(self.entries * out, self.outgoing.crossing * apart))
+        return loads
 
     def slice(self, start: int, stop: int) -> Slice:
         """Neurons [start, stop) with their costs; connections share the core's format registers where they must."""
