@@ -103,7 +103,7 @@ def test_every_consumer_counts_into_the_pool(part: str) -> None:
     (rule,) = [rule for rule in rules.CORE_RULES if rule.__name__ == "memory_pool"]
     limit = rule(Usage(**{part: 100}), LOIHI2, "loihi2-fitted")
     assert limit is not None
-    assert limit.value == (200 if part == "compartments" else 100)  # a neuron also has a word of the axon map
+    assert limit.value == 100
 
 
 def test_a_limit_that_a_target_does_not_state_is_not_checked() -> None:
