@@ -90,16 +90,19 @@ def _dense2(indptr: NDArray[np.int64], targets: NDArray[np.int32], rule: Paramet
     fan_out = np.diff(indptr)
     key = targets + np.repeat(np.arange(len(fan_out), dtype=np.int64) * stride, fan_out)
     rows = np.flatnonzero(fan_out)
-    at, row_parts, starts, stops = indptr[rows], [], [], []
+    at, rounds = indptr[rows], []
+    count = np.zeros(len(fan_out), np.int64)
     while len(rows):  # one round a window: at most (target range) / (entry length) rounds, not one a source
         beyond = np.searchsorted(key, key[at] + longest)
-        row_parts.append(rows)
-        starts.append(at)
-        stops.append(beyond)
+        rounds.append((rows, at, beyond))
+        count[rows] += 1
         more = beyond < indptr[rows + 1]
         rows, at = rows[more], beyond[more]
-    order = np.argsort(np.concatenate(starts), kind="stable")
-    row, start, stop = (np.concatenate(part)[order] for part in (row_parts, starts, stops))
+    row, start, stop = np.empty((3, int(count.sum())), np.int64)
+    first = cumulated(count)
+    for k, (rows, at, beyond) in enumerate(rounds):  # round k found the entry k of each of its lists
+        place = first[rows] + k
+        row[place], start[place], stop[place] = rows, at, beyond
     first = targets[start].astype(np.int64)
     return Entries(row, start, stop, targets[stop - 1] - first + 1, first, np.zeros_like(start))
 
