@@ -60,17 +60,26 @@ class OutputAxons:
         owner = self.owner.reshape(self.shape)[inner]
         own = np.where(owner == 0, self.targets.reshape(self.shape)[inner] * entry, 0)
         if owner.any():
-            rows = owner.ndim - 2
-            before = np.zeros_like(owner)
-            np.moveaxis(before, rows, 0)[1:] = np.moveaxis(owner, rows, 0)[:-1]
-            np.moveaxis(before, rows, 0)[edges[rows]] = 0  # a column begins anew in every slice
-            own = own + np.where((owner > 0) & (owner != before), shared, 0)
+            here = np.repeat(np.arange(len(edges[1])), np.diff([*edges[1], owner.shape[1]]))
+            own = own + np.where(first_in_column(owner > 0, owner * len(here) + here[:, None]), shared, 0)
         return _summed(own + self.crossing.reshape(self.shape)[inner], edges, self.by_position)
 
     def crossing_table(self, ranges: list[list[Range]]) -> NDArray[np.int64]:
         """Axons to other chips of every box of a grid, as `table` has them."""
         inner = tuple(slice(axis[0][0], axis[-1][1]) for axis in ranges)
         return _summed(self.crossing.reshape(self.shape)[inner], [[a - axis[0][0] for a, _ in axis] for axis in ranges])
+
+
+def first_in_column(marks: NDArray[np.bool_], group: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Which marked neurons of a map are the first of their group in their column: all (channels, rows, columns).
+
+    The marked neurons of a group in a column have none of another group between them.
+    """
+    last = np.maximum.accumulate(np.where(marks, np.arange(marks.shape[1])[None, :, None], -1), axis=1)
+    before = np.full_like(last, -1)
+    before[:, 1:] = last[:, :-1]
+    same = np.take_along_axis(group, np.maximum(before, 0), axis=1) == group
+    return marks & ~((before >= 0) & same)
 
 
 def _summed(values: NDArray[np.int64], edges: list[list[int]], by_position: bool = False) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolchain.ir import Program
+from toolchain.mapping.axons import first_in_column
 from toolchain.mapping.slices import Slice
 from toolchain.mapping.synapse_memory import Axons
 
@@ -99,7 +100,4 @@ class Wiring:
             sending, box = sending.reshape(shape), tuple(slice(None) for _ in shape)
         if alone is None:
             return box, sending, sending
-        owner = self.owner[source][box]
-        before = np.zeros_like(alone)
-        before[:, 1:] = alone[:, :-1] & (owner[:, 1:] == owner[:, :-1])
-        return box, sending, (sending & ~alone) | (alone & ~before)
+        return box, sending, (sending & ~alone) | first_in_column(alone, self.owner[source][box])
