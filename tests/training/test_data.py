@@ -187,6 +187,5 @@ def test_a_batch_that_is_too_large_is_not_read(tmp_path, monkeypatch):
 
 
 def test_shapes_are_known_without_files():
-    assert set(data.IMAGES) == set(data.DATASETS) == set(data.SHAPES)
-    assert data.SHAPES["cifar10"] == (3072, 10)
+    assert set(data.IMAGES) == set(data.DATASETS)
     assert data.load("digits").shape == data.IMAGES["digits"][0]

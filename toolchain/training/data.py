@@ -36,8 +36,6 @@ SIZE_LIMIT = 1 << 30
 
 IMAGES = {"mnist": ((1, 28, 28), 10), "digits": ((1, 8, 8), 10), "cifar10": ((3, 32, 32), 10)}
 """Shape of an image (channels, height, width) and classes of each data set, known without its files."""
-SHAPES = {name: (math.prod(shape), classes) for name, (shape, classes) in IMAGES.items()}
-"""Input neurons and classes of each data set."""
 
 CIFAR_FILES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
 CIFAR_FOLDERS = ("", "cifar10", "cifar-10-batches-py")

@@ -130,3 +130,34 @@ def same(x):  # type: ignore[no-untyped-def]
 
 FORWARD = {np.dtype(np.float32): _forward(same, same), np.dtype(np.uint16): _forward(wide, narrow)}
 BACKWARD = {np.dtype(np.float32): _backward(same, same), np.dtype(np.uint16): _backward(wide, narrow)}
+
+
+@compiled
+def exact(current, spikes, first, last, decay, threshold, integer, limit, soft, refractory):  # type: ignore[no-untyped-def]
+    """The window in float64, which holds every product of a 24 bit state and a 12 bit decay. limit: of integers."""
+    steps = spikes.shape[0]
+    constant = current.shape[0] == 1
+    v = np.empty(BLOCK, np.float64)
+    wait = np.empty(BLOCK, np.int8)
+    for start in range(first, last, BLOCK):
+        n = min(BLOCK, last - start)
+        v[:n] = 0
+        wait[:n] = 0
+        for t in range(steps):
+            x = current[0 if constant else t, start : start + n]
+            s = spikes[t, start : start + n]
+            if integer:
+                for i in range(n):
+                    v[i] = min(max(np.trunc(v[i] * decay) + x[i], -limit), limit)
+            else:
+                for i in range(n):
+                    v[i] = v[i] * decay + x[i]
+            if refractory:
+                for i in range(n):
+                    if wait[i] > 0:
+                        v[i] = 0
+                    wait[i] = refractory if v[i] > threshold else max(wait[i] - 1, 0)
+            for i in range(n):
+                s[i] = v[i] > threshold
+                if s[i]:
+                    v[i] = v[i] - threshold if soft else 0.0

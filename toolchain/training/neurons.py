@@ -37,27 +37,6 @@ class Neuron:
     refractory: int = 0
 
 
-class Waiting:
-    """Which neurons wait at a step: those that spiked in the last few."""
-
-    def __init__(self, neuron: Neuron, like: Tensor) -> None:
-        self.steps = neuron.refractory
-        self.left = torch.zeros(like.shape, dtype=torch.int8) if self.steps else None
-
-    def hold(self, v: Tensor) -> Tensor | None:
-        """Set v to 0 where they wait; where they do not, or None for a neuron without such a period."""
-        if self.left is None:
-            return None
-        awake = self.left <= 0
-        v.mul_(awake)
-        return awake
-
-    def after(self, quiet: Tensor) -> None:
-        """Go on by a step in which the neurons that are not quiet spiked."""
-        if self.left is not None:
-            self.left.sub_(1).clamp_(min=0).masked_fill_(~quiet, self.steps)
-
-
 def surrogate(distance: Tensor) -> Tensor:
     """Arctangent surrogate with alpha 2: the derivative 1 / (1 + (pi x)**2). Source: Fang et al. 2021."""
     return distance.mul(math.pi).square_().add_(1).reciprocal_()
@@ -170,23 +149,10 @@ def run_exact(current: Tensor, steps: int, neuron: Neuron) -> Tensor:
 
     float64 holds every product of a 24 bit state and a 12 bit decay exactly.
     """
-    v = torch.zeros(current.shape[1:], dtype=torch.float64)
     spikes = torch.empty((steps, *current.shape[1:]), dtype=torch.bool)
-    waiting = Waiting(neuron, v)
-    for t in range(steps):
-        v.mul_(neuron.decay)
-        x = current[t if len(current) > 1 else 0]
-        if neuron.integer:
-            v.copy_(v.to(torch.int64)).add_(x).clamp_(-STATE_LIMIT, STATE_LIMIT)
-        else:
-            v.add_(x)
-        waiting.hold(v)
-        torch.gt(v, neuron.threshold, out=spikes[t])
-        if neuron.reset == "zero":
-            v.masked_fill_(spikes[t], 0.0)
-        else:
-            v.sub_(spikes[t].double(), alpha=neuron.threshold)
-        waiting.after(~spikes[t])
+    arrays = (_array(current.double().contiguous()), _array(spikes))
+    rest = (STATE_LIMIT, neuron.reset == "subtract", neuron.refractory)
+    _parallel(kernels.exact, arrays, (neuron.decay, neuron.threshold, neuron.integer, *rest))
     return spikes
 
 
