@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 
 from hw_targets import Target
-from toolchain import rules
 from toolchain.errors import DoesNotFit, SnncError
 from toolchain.ir import Connection, FloatSynapses, Graph
 from toolchain.pipeline import Compilation, Options, compile_graph
@@ -73,7 +72,7 @@ def _more_chips(graph: Graph, target: Target, options: Options) -> Iterator[tupl
     except SnncError:
         return
     cores = len(state.mapping.cores)
-    chips = -(-cores // rules.cores_per_chip(target))
+    chips = state.mapping.n_chips
     if chips > Compilation(target, options, graph).chips:
         yield f"--chips {chips} fits: {cores} cores", lambda: (graph, replace(unlimited, chips=chips))
 
@@ -89,15 +88,18 @@ def _fewer_bits(graph: Graph, target: Target, options: Options) -> Iterator[tupl
 
 
 def _fewer_synapses(graph: Graph, target: Target, options: Options) -> Iterator[tuple[str, Callable[[], Trial]]]:
-    """Keep the largest weights of each connection: says what connectivity would fit, not what accuracy is left."""
-    pairs = sum(c.synapses.connectivity.n_sources * c.synapses.connectivity.n_targets for c in graph.connections)
-    synapses = sum(c.synapses.connectivity.n_synapses for c in graph.connections)
+    """Keep the largest weights of each connection: says what connectivity would fit, not what accuracy is left.
+
+    Of a convolution kernel entries are taken away, each with all the synapses that it makes.
+    """
+    most = sum(c.synapses.connectivity.capacity for c in graph.connections)
+    weights = sum(c.synapses.connectivity.n_weights for c in graph.connections)
     for part in CONNECTIVITIES:
 
         def trial(part: float = part) -> Trial:
             return _thinned(graph, part), options
 
-        percent = 100 * synapses * part / pairs
+        percent = 100 * weights * part / most
         yield f"a connectivity of {percent:.3g} % fits: train with --connectivity {percent / 100:.3g}", trial
 
 

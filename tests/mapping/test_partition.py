@@ -88,7 +88,9 @@ def every_neuron_once(program: Program, mapping: Mapping) -> None:
         assert at == size
     assert {s.population for core in mapping.cores for s in core.slices} == set(sizes)
     assert [core.index for core in mapping.cores] == list(range(len(mapping.cores)))
-    assert all(core.chip == core.index // mapping.cores_per_chip for core in mapping.cores)
+    chips = [core.chip for core in mapping.cores]
+    assert chips == sorted(chips)
+    assert max(np.bincount(chips)) <= mapping.cores_per_chip
 
 
 def amounts_are_true(program: Program, target: hw_targets.Target, mapping: Mapping) -> None:

@@ -15,7 +15,7 @@ from toolchain.mapping.usage import Usage
 Refit = Callable[[Slice, Usage], "Slice | None"]
 """A slice written in the formats of a core that holds so much already; None where that cannot be."""
 
-REFITS = 8
+REFITS = 3
 """Cores on which a slice is tried in other formats than its own, which is dear, before it gets a core of its own."""
 
 REPACKS = 2

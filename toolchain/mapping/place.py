@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,9 @@ from toolchain.ir import Program
 from toolchain.mapping.orders import best_orders
 from toolchain.mapping.packing import Packer
 from toolchain.mapping.partition import Partition, Synapses, chip_lists, part_of, partition
+from toolchain.mapping.region import Region
 from toolchain.mapping.slices import Costing, Limits, Reason, Slice
+from toolchain.mapping.synapse_memory import Format
 from toolchain.mapping.usage import Limit, Usage
 from toolchain.mapping.wiring import Wiring
 
@@ -211,23 +213,27 @@ class _Placer:
     def _in_order(self, cut: Partition, wiring: Wiring, packer: Packer, order: list[int]) -> _Placed:
         """Chips filled in an order. Which axons cross is known only then: each chip's slices are packed anew with them.
 
-        Where they do not fit their chip any more, chips are filled again with room for as many axons, and less full.
-        What still breaks a limit in the end are slices that do so alone.
+        Where that breaks a limit, chips are filled again, all alike: then a cut with room for the axons that cross
+        finds them where it expects them. And on more chips, where slices do not fit their chip with these axons.
         """
         made: _Placed | None = None
         room = packer.capacity
-        for attempt in range(FILLS):
+        for _ in range(FILLS):
             chips = packer.fill(order, room)
+            if sum(len(chip.cores) for chip in chips) <= packer.capacity and not packer.crossing.any():
+                return self._placed(cut, wiring, packer, [[core for chip in chips for core in chip.cores]])
             of_slice = np.zeros(len(wiring.slices), np.int64)
             for number, chip in enumerate(chips):
                 of_slice[chip.members()] = number
             packer = replace(packer, crossing=wiring.sums(wiring.crossing(of_slice)))
             again = [packer.first_fit(chip.members()) for chip in chips]
-            over = max(len(chip.cores) for chip in again) - packer.capacity
-            if over <= 0:
-                return self._placed(cut, wiring, packer, [chip.cores for chip in again])
-            room -= over if attempt else 0
-            made = self._placed(cut, wiring, packer, [chip.cores for chip in chips])
+            fits = max(len(chip.cores) for chip in again) <= packer.capacity
+            made = self._placed(cut, wiring, packer, [chip.cores for chip in (again if fits else chips)])
+            total = sum(len(chip.cores) for chip in again)
+            even = -(-total // -(-total // packer.capacity))
+            if fits and (not made.broken or room <= even):
+                break
+            room = even if even < room else room - max(1, room // 16)
             if room < 1:
                 break
         assert made is not None
@@ -279,13 +285,20 @@ def _without_crossing(s: Slice) -> Slice:
 
 @dataclass(frozen=True, eq=False)
 class _Refit:
-    """Writes a slice in the formats of a core that holds others already."""
+    """Writes a slice in the formats of a core that holds others already. known: what was written before."""
 
     lists: dict[str, Synapses]
     costing: Costing
+    known: dict[tuple[str, Region, frozenset[Format]], Slice | None] = field(default_factory=dict)
 
     def __call__(self, s: Slice, total: Usage) -> Slice | None:
-        choice = replace(self.costing.choice, formats=tuple(sorted(total.formats)))
+        key = s.population, s.region, total.formats
+        if key not in self.known:
+            self.known[key] = self._written(s, total.formats)
+        return self.known[key]
+
+    def _written(self, s: Slice, formats: frozenset[Format]) -> Slice | None:
+        choice = replace(self.costing.choice, formats=tuple(sorted(formats)))
         costs = {}
         for name in s.costs:
             try:

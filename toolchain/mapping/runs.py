@@ -181,7 +181,7 @@ class RunCutter:
 
     @cached_property
     def _loads(self) -> list[NDArray[np.float64]]:
-        """What cuts are to even out: axons and synapses; and, where axons go to other chips, what binds of the axons."""
+        """What cuts are to even out: axons and synapses; and, where axons go to other chips, the limit that binds."""
         loads = [(self.entries + self.fan_in).astype(np.float64)]
         if self.outgoing.crossing.any():
             out, apart = (
