@@ -78,7 +78,7 @@ def wide(n_sources: int, mantissa: int, exponent: int = 0) -> Program:
 def test_sums_at_the_end_of_32_bits(n_sources, operator, mantissa):
     """33025 * 255 * 255 is the last sum that int32 holds; above it the file switches to 64 bits."""
     program = wide(n_sources, mantissa, exponent=8)
-    nodes = program_model(program).graph.node
+    nodes = program_model(program).proto.graph.node
     assert operator in [node.op_type for node in nodes]
     samples = np.full((2, n_sources), 255, np.uint8)
     samples[1, :100] = 0
@@ -219,7 +219,7 @@ def test_wide_convolutions(monkeypatch, mode, groups):
             (IntegerConnection("w", "input", "out", IntegerSynapses(pattern, mantissa, 0, 8, mode)),),
             2,
         )
-        assert "WideIntegerConvolution" in [node.op_type for node in program_model(program).graph.node]
+        assert "WideIntegerConvolution" in [node.op_type for node in program_model(program).proto.graph.node]
         assert_equal(program, random.integers(0, 256, (3, pattern.n_sources)).astype(np.uint8))
 
 
@@ -238,7 +238,8 @@ def test_the_trained_graph_runs_too(case):
     graph, samples = case
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    session = ort.InferenceSession(graph_model(graph).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    model = b"".join(graph_model(graph).chunks())
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     outputs = [value.name for value in session.get_outputs()]
     types = {"tensor(int64)": np.int64, "tensor(double)": np.float64, "tensor(uint8)": np.uint8}
     inputs = {v.name: v for v in session.get_inputs() if v.name != "sample"}

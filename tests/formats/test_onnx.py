@@ -19,7 +19,6 @@ from toolchain.formats import FORMATS, onnx_file, onnx_layouts, onnx_model, onnx
 from toolchain.formats import onnx as onnx_format
 from toolchain.formats.onnx import program_bytes, read_graph, read_program, write_graph, write_program
 from toolchain.formats.onnx_functions import FUNCTIONS, NEEDS
-from toolchain.formats.onnx_model import graph_model, program_model
 from toolchain.frontends import load
 from toolchain.ir import (
     LIF,
@@ -36,6 +35,14 @@ from toolchain.ir import (
     Program,
     RateInput,
 )
+
+
+def program_model(program: Program) -> onnx.ModelProto:
+    return onnx.ModelProto.FromString(b"".join(onnx_model.program_model(program).chunks()))
+
+
+def graph_model(graph: Graph) -> onnx.ModelProto:
+    return onnx.ModelProto.FromString(b"".join(onnx_model.graph_model(graph).chunks()))
 
 
 def synapses(mode: str, bits: int, mantissa, n_sources: int, n_targets: int, exponent: int = 2) -> IntegerSynapses:
@@ -404,9 +411,11 @@ def test_table_names_what_exists():
 # What cannot be written.
 
 
-@pytest.mark.parametrize(("module", "limit"), [(onnx_format, 17), (onnx_model, 30)], ids=["weights", "all tensors"])
+@pytest.mark.parametrize(
+    ("module", "limit"), [(onnx_format, 17), (onnx_model, 30), (onnx_format, 999)], ids=["weights", "tensors", "file"]
+)
 def test_too_large_for_a_file(monkeypatch, tmp_path, module, limit):
-    """9 synapses of 2 bytes each; the rest is found while the file is put together."""
+    """9 synapses of 2 bytes each; all tensors, seen while the file is put together; all that stands in it."""
     monkeypatch.setattr(module, "SIZE_MAX", limit)
     with pytest.raises(SnncError, match="too large for one ONNX file"):
         write_program(example(), tmp_path / "p.onnx")
@@ -894,11 +903,19 @@ def test_bytes_that_are_nothing(tmp_path):
         refused(path)
 
 
-def test_model_without_data_has_the_same_shape():
-    full, bare = program_model(maps()), program_model(maps(), data=False)
-    for tensor in full.graph.initializer:
+@pytest.mark.parametrize("sizes", [(1, 127, 128), (0, 16_383, 16_384), (3, 2**21 - 1, 2**21)])
+def test_bytes_are_those_of_a_protocol_buffer(sizes):
+    """Lengths of one to four bytes; the model comes back as it was, its tensors with their values."""
+    made = onnx_model.program_model(maps())
+    arrays = [np.arange(n, dtype="<i2") for n in sizes]
+    for name, values in zip("abc", arrays, strict=True):
+        made.proto.graph.initializer.add(name=name, data_type=TensorProto.INT16, dims=values.shape)
+        made.values.append(values)
+    read = onnx.ModelProto.FromString(b"".join(made.chunks()))
+    assert [onnx.numpy_helper.to_array(tensors(read)[name]).tolist() for name in "abc"] == [a.tolist() for a in arrays]
+    for tensor in read.graph.initializer:
         tensor.ClearField("raw_data")
-    assert full == bare
+    assert read == made.proto
 
 
 def test_sign_modes_cover_those_of_the_ir():

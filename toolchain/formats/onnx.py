@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import os
 
-from onnx import ModelProto
-
 from toolchain.errors import SnncError
 from toolchain.files import atomic_write
+from toolchain.formats.onnx_bytes import Chunk, Model
 from toolchain.formats.onnx_layouts import layout_of
 from toolchain.formats.onnx_model import (
     EXPONENT_MAX,
@@ -39,11 +38,15 @@ def write_program(program: Program, path: str | os.PathLike[str]) -> None:
     Raises:
         SnncError: the program does not verify, is too large for a file, or could not be written.
     """
-    _write(program_bytes(program), path)
+    _write(_program_chunks(program), path)
 
 
 def program_bytes(program: Program) -> bytes:
     """What `write_program` writes. Raises SnncError where the program does not verify or is too large for a file."""
+    return b"".join(_program_chunks(program))
+
+
+def _program_chunks(program: Program) -> list[Chunk]:
     program.verify()
     for c in program.connections:
         if c.synapses.exponent > EXPONENT_MAX:
@@ -55,7 +58,7 @@ def program_bytes(program: Program) -> bytes:
             )
     _check(program, "program")
     _refuse_huge(program, bytes_per_weight=1)
-    return _serialise(program_model(program))
+    return _whole(program_model(program), program)
 
 
 def read_program(path: str | os.PathLike[str]) -> Program:
@@ -63,7 +66,7 @@ def read_program(path: str | os.PathLike[str]) -> Program:
     reader = Reader(path, "program")
     program = reader.program()
     program.verify()
-    reader.compare(program_model(program, data=False))
+    reader.compare(program_model(program).proto)
     return program
 
 
@@ -77,7 +80,7 @@ def write_graph(graph: Graph, path: str | os.PathLike[str]) -> None:
     graph.input.verify()
     _check(graph, "graph")
     _refuse_huge(graph, bytes_per_weight=4)
-    _write(_serialise(graph_model(graph)), path)
+    _write(_whole(graph_model(graph), graph), path)
 
 
 def read_graph(path: str | os.PathLike[str]) -> Graph:
@@ -86,7 +89,7 @@ def read_graph(path: str | os.PathLike[str]) -> Graph:
     graph = reader.graph()
     graph.verify()
     graph.input.verify()
-    reader.compare(graph_model(graph, data=False))
+    reader.compare(graph_model(graph).proto)
     return graph
 
 
@@ -134,10 +137,14 @@ def _refuse_huge(network: Graph | Program, bytes_per_weight: int) -> None:
         raise too_large(network.name, size)
 
 
-def _serialise(model: ModelProto) -> bytes:
-    return model.SerializeToString(deterministic=True)
+def _whole(model: Model, network: Graph | Program) -> list[Chunk]:
+    chunks = model.chunks()
+    size = sum(len(chunk) for chunk in chunks)
+    if size > SIZE_MAX:
+        raise too_large(network.name, size)
+    return chunks
 
 
-def _write(data: bytes, path: str | os.PathLike[str]) -> None:
+def _write(chunks: list[Chunk], path: str | os.PathLike[str]) -> None:
     with atomic_write(path) as stream:
-        stream.write(data)
+        stream.writelines(chunks)

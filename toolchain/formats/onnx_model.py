@@ -23,6 +23,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from toolchain import __version__
 from toolchain.errors import SnncError
+from toolchain.formats.onnx_bytes import Model
 from toolchain.formats.onnx_functions import FUNCTIONS, NEEDS
 from toolchain.formats.onnx_layouts import GAP_TYPES, Layout, check_layout, layout_of, places_of
 from toolchain.formats.onnx_neurons import kind_of, words
@@ -88,10 +89,10 @@ MANTISSA_FORMATS = {
 
 
 class _Builder:
-    """Collects the parts of one model, in the order of computation. Tensors are copied once, into the model."""
+    """Collects the parts of one model, in the order of computation."""
 
-    def __init__(self, network: Graph | Program, *, data: bool) -> None:
-        self.data = data
+    def __init__(self, network: Graph | Program) -> None:
+        self.values: list[NDArray[np.generic]] = []
         self.name = network.name
         self.model = ModelProto()
         self.graph = self.model.graph
@@ -125,7 +126,7 @@ class _Builder:
         return name
 
     def tensor(self, name: str, values: NDArray[np.generic], element: int) -> str:
-        """A tensor with its values as little-endian bytes; without them where the model is built without data."""
+        """A tensor; its values are kept beside the model."""
         self.bytes += values.nbytes
         if self.bytes > SIZE_MAX:
             raise too_large(self.name, self.bytes)
@@ -133,8 +134,7 @@ class _Builder:
         tensor.name = name
         tensor.data_type = element
         tensor.dims.extend(values.shape)
-        if self.data:
-            tensor.raw_data = np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes()
+        self.values.append(values.astype(values.dtype.newbyteorder("<"), copy=False))
         return name
 
     def weights(
@@ -206,7 +206,7 @@ class _Builder:
             result = together
         return result
 
-    def finish(self, network: Graph | Program, kind: str) -> ModelProto:
+    def finish(self, network: Graph | Program, kind: str) -> Model:
         model = self.model
         self.graph.name = network.name
         needed = self.operators | {NEEDS[o] for o in self.operators if o in NEEDS}
@@ -216,12 +216,12 @@ class _Builder:
         model.producer_name, model.producer_version, model.doc_string = "snnc", __version__, DOC
         for key, value in sorted(metadata(network, kind).items()):
             model.metadata_props.add(key=key, value=value)
-        return model
+        return Model(model, self.values)
 
 
-def program_model(program: Program, *, data: bool = True) -> ModelProto:
-    """An integer program as a model of one time step; without the tensors' values where `data` is false."""
-    build = _Builder(program, data=data)
+def program_model(program: Program) -> Model:
+    """An integer program as a model of one time step."""
+    build = _Builder(program)
     source = program.input
     layouts = {}
     for c in program.connections:
@@ -249,9 +249,9 @@ def program_model(program: Program, *, data: bool = True) -> ModelProto:
     return build.finish(program, "program")
 
 
-def graph_model(graph: Graph, *, data: bool = True) -> ModelProto:
+def graph_model(graph: Graph) -> Model:
     """A trained graph as a model of one time step in double precision."""
-    build = _Builder(graph, data=data)
+    build = _Builder(graph)
     source = graph.input
     layouts = {}
     for c in graph.connections:
