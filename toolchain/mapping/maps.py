@@ -183,13 +183,22 @@ class MapCutter:
             self._widths[columns] = whole if first is None else destination_groups(first.pattern, columns)
         return Layout(d - c, b - a, self._widths[columns], self.costing.neuron_size(self.neurons))
 
+    @cached_property
+    def _crosses(self) -> bool:
+        """Whether some axons are taken to go to other chips: often the limit that decides, and quickly seen."""
+        return bool(self.outgoing.crossing.any())
+
     def _bounds(self, grid: Grid) -> Iterator[Usage]:
-        """What the slice in the middle takes at least, the quickest bound first."""
+        """What the slice in the middle takes at least, the quickest bound first; of axons to other chips, the most."""
         ranges = tuple(axis[(len(axis) - 1) // 2] for axis in grid)
         layout = self.layout(ranges)  # type: ignore[arg-type]
         yield Usage(
             compartments=layout.compartments, destination_groups=layout.groups if self.convolutions else 0, groups=1
         )
+        if self._crosses:
+            axes = [list(axis) for axis in grid]
+            sent, apart = self.outgoing.table(axes), self.outgoing.crossing_table(axes)
+            yield Usage(output_axons=int(sent.max()), crossing_axons=int(apart.max()))
         for x in self.convolutions.values():
             for words in x.least_words(ranges, layout, self.costing.model):
                 yield Usage(synapse_words=words)
