@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_graphs import network
+from small_maps import map_network
 from small_targets import small_target
 
 from toolchain import remedies
@@ -101,3 +102,30 @@ def test_thinning_keeps_the_largest_weights() -> None:
         assert after.synapses.connectivity.n_synapses == round(0.25 * n)
         kept = sorted(abs(after.synapses.weights))
         assert kept == sorted(abs(before.synapses.weights))[-len(kept) :]
+
+
+def test_kernels_are_thinned_by_their_entries() -> None:
+    """A convolution loses kernel entries, at all places; the connectivity named is that of stored weights."""
+    graph = map_network()
+    thin = _thinned(graph, 0.5)
+    thin.verify()
+    for before, after in zip(graph.connections, thin.connections, strict=True):
+        assert type(before.synapses.connectivity) is type(after.synapses.connectivity)
+        assert after.synapses.connectivity.n_weights == round(0.5 * before.synapses.connectivity.n_weights)
+        kept = sorted(abs(after.synapses.weights))
+        assert kept == sorted(abs(before.synapses.weights))[-len(kept) :]
+
+
+def test_a_convolutional_network_is_offered_a_connectivity_that_fits() -> None:
+    graph = map_network(side=6, channels=2, readout=True)
+    target = small_target(synapse_words_per_core=30, cores_per_chip=8, chips_per_system=1)
+    options = Options(weight_bits=8)
+    assert not fits(graph, target, options)
+    weights = sum(c.synapses.connectivity.n_weights for c in graph.connections)
+    capacity = sum(c.synapses.connectivity.capacity for c in graph.connections)
+    for remedy in find_remedies(graph, target, options):
+        if found := re.match(r"a connectivity of ([\d.e-]+) %", remedy):
+            part = float(found[1]) / 100 * capacity / weights
+            nearest = min(remedies.CONNECTIVITIES, key=lambda p: abs(part - p))
+            assert part == pytest.approx(nearest, rel=0.01)
+            assert fits(_thinned(graph, nearest), target, options)
