@@ -263,7 +263,10 @@ class SharedAxons:
         return int(np.count_nonzero(self.exists.any(axis=1) & (times > 1)))
 
     def sources(self) -> Senders:
-        return self.box, self.sending(), None if self.exclusive is None else self.alone()
+        _, rows, columns = self.box
+        marks = self.exclusive
+        anybody = marks is not None and marks.channels.any() and marks.rows[rows].any() and marks.columns[columns].any()
+        return self.box, self.sending(), self.alone() if anybody else None
 
     def source(self, stored: int) -> int:
         channel, pattern = divmod(stored, max(len(self.columns.kernel), 1))

@@ -58,6 +58,7 @@ def chip_lists(program: Program, costing: Costing) -> dict[str, Synapses]:
         if isinstance(pattern, Convolution):
             ends = [neurons[end] for end in (c.source, c.target) if end in neurons]
             alone = outgoing.count(c.source) == 1 and all(costing.neuron_size(end) == 1 for end in ends)
+            alone = alone and not costing.by_position  # where a position has one axon anyway
             found[c.name] = ConvolvedSynapses(
                 c.synapses, pattern, bits, alone, costing.signed(c.synapses), costing.by_position
             )
