@@ -51,7 +51,9 @@ def energy(
     sample_us = [round(ns * steps / 1000, 6) for ns in step_ns]
     static, static_formula, static_sources = _static(target, report["totals"]["chips"], sample_us)
     notes = [
-        "routing between tiles is left out: where cores stand on the mesh is decided when a chip is loaded",
+        "hops are of cores that are numbered tile by tile and row by row, chips side by side: assumed"
+        if counts.hops is not None
+        else "routing between tiles is left out: where cores stand on the mesh is not known",
         "a layer's synaptic operations are taken as spread over its cores like its synapses",
     ]
     if synaptic_operations is None:
@@ -75,7 +77,10 @@ def energy(
 
 @dataclass(frozen=True)
 class Counts:
-    """Events of one sample. cores: compartments of each core, and its synaptic operations in one step."""
+    """Events of one sample. cores: compartments of each core, and its synaptic operations in one step.
+
+    hops: of messages from tile to tile, east-west and north-south; None where the report does not tell them.
+    """
 
     steps: int
     neurons: int
@@ -83,6 +88,7 @@ class Counts:
     operations: float
     messages: float
     cores: tuple[tuple[int, float], ...]
+    hops: tuple[float, float] | None = None
 
     @property
     def updates(self) -> int:
@@ -95,9 +101,15 @@ class Counts:
 
 
 def count_events(report: Facts, spikes: Mapping[str, float], operations: Mapping[str, float] | None) -> Counts:
-    """Events of one sample, from its spikes and the report's axons and synapses."""
+    """Events of one sample, from its spikes and the report's axons, synapses and traffic (see `mapping.traffic`).
+
+    A spike makes as many operations as its neuron has synapses: of a convolution those at all places, each counted.
+    """
     by_layer: dict[str, float] = {}
     messages = 0.0
+    traffic = report["traffic"]["populations"] if "traffic" in report else None
+    known = traffic is not None and report["traffic"]["hops_east_west"] is not None
+    hops: tuple[float, float] | None = (0.0, 0.0) if known else None
     on_chip = [layer for layer in report["layers"] if layer["on_chip"]]
     for layer in on_chip:
         entering = [c for c in layer["connections"] if not c["on_host"]]
@@ -107,7 +119,15 @@ def count_events(report: Facts, spikes: Mapping[str, float], operations: Mapping
             else spikes.get(c["source"], 0.0) * c["synapses"] / max(c["inputs"], 1)
             for c in entering
         )
-        messages += spikes.get(layer["name"], 0.0) * layer["usage"]["output_axons"] / max(layer["outputs"], 1)
+    for layer in report["layers"]:
+        each = spikes.get(layer["name"], 0.0) / max(layer["outputs"], 1)
+        if traffic is None:
+            messages += each * layer["usage"]["output_axons"] if layer["on_chip"] else 0.0
+        elif layer["name"] in traffic:
+            sent = traffic[layer["name"]]
+            messages += each * sent["messages"]
+            if hops is not None and sent["hops_east_west"] is not None:
+                hops = hops[0] + each * sent["hops_east_west"], hops[1] + each * sent["hops_north_south"]
     synapses = {layer["name"]: max(layer["usage"]["synapses"], 1) for layer in on_chip}
     steps = report["network"]["steps_per_sample"]
     cores = tuple(
@@ -127,6 +147,7 @@ def count_events(report: Facts, spikes: Mapping[str, float], operations: Mapping
         operations=sum(by_layer.values()),
         messages=messages,
         cores=cores,
+        hops=hops,
     )
 
 
@@ -144,6 +165,17 @@ def _part(part: str, events: float, picojoule: Range, formula: str) -> Facts:
     }
 
 
+def _hops(counts: Counts, at: Mapping[str, float]) -> list[Facts]:
+    """The way of the messages over the mesh, where it is known."""
+    if counts.hops is None:
+        return []
+    right, down = at["hop_east_west_energy"], at["hop_north_south_energy"]
+    total, events = counts.hops[0] * right + counts.hops[1] * down, sum(counts.hops)
+    mean = total / events if events else 0.0
+    text = f"{counts.hops[0]:,.0f} hops east-west x {right:g} + {counts.hops[1]:,.0f} north-south x {down:g} pJ"
+    return [_part("mesh hops", events, (mean, mean), text)]
+
+
 def _davies2018(counts: Counts, model: EnergyModel) -> Estimate:
     """Synaptic operations, updates (all inactive to all active) and spike messages within a tile."""
     at = _values(model)
@@ -158,6 +190,7 @@ def _davies2018(counts: Counts, model: EnergyModel) -> Estimate:
             f"compartments x steps x {idle:g} (all inactive) to {busy:g} pJ (all active)",
         ),
         _part("spike messages", counts.messages, (message, message), f"messages x {message:g} pJ, within one tile"),
+        *_hops(counts, at),
     ]
     barrier = at["barrier_time_1_tiles"], at["barrier_time_32_tiles"]
     time = at["synaptic_operation_time"]
@@ -194,6 +227,7 @@ def _sanafe(counts: Counts, model: EnergyModel) -> Estimate:
         ),
         _part("spikes", counts.spikes, (spike, spike), f"spikes x {spike:g} pJ"),
         _part("spike messages", counts.messages, (message, message), f"messages x {message:g} pJ (axon out and in)"),
+        *_hops(counts, at),
     ]
     barrier = at["barrier_time_1_tiles"], at["barrier_time_29_tiles"]
     idle_ns, busy_ns = at["neuron_access_time"], at["neuron_access_time"] + at["neuron_update_time"]
