@@ -41,6 +41,8 @@ FORMATS = (
     *(("excitatory", bits) for bits in range(1, 9)),
     *(("inhibitory", bits) for bits in range(1, 9)),
 )
+LIVELY = tuple(f for f in FORMATS for _ in range(1 if f[0] == "inhibitory" else 3))
+"""The same with fewer that only inhibit: in wide networks most neurons should have a chance to fire."""
 HALF = 1 << 23
 """The synaptic current wraps above this and at or below its negative."""
 FEATURES = frozenset(
@@ -119,7 +121,7 @@ def wirings(
             name = f"layer{layer}{'ab'[branch] if two else ''}"
             candidates = earlier if "skip" in features and draw(st.booleans()) else before
             source = draw(st.sampled_from(candidates)) if branches else before[0]
-            first = draw(_first_edges(source, name, shapes, max_size, features, entry.name, random))
+            first = draw(_first_edges(source, name, shapes, max_size, features, random))
             edges.append(first)
             shapes[name] = first.pattern.target_shape
             if maps and len(shapes[name]) == 1:
@@ -173,7 +175,6 @@ def _first_edges(
     shapes: dict[str, Shape],
     max_size: int,
     features: frozenset[str],
-    entry: str,
     random: np.random.Generator,
 ) -> Edge:
     """The connection that gives a population its shape."""
@@ -181,7 +182,7 @@ def _first_edges(
     kinds = ["lists"]
     if len(shape) == 3:
         kinds += ["convolution"] * 2 * ("convolution" in features)
-        kinds += ["pooling"] * ("pooling" in features and source != entry)
+        kinds += ["pooling"] * ("pooling" in features)
     kind = draw(st.sampled_from(kinds))
     if kind == "lists":
         maps = bool(features & {"convolution", "pooling"})
@@ -288,13 +289,14 @@ def programs(
         edges = wiring.into(name)
         new = []
         for edge in edges:
-            synapses = draw(_synapses(edge, max_exponent, random, or_gate=name in wiring.maxima))
+            formats = LIVELY if wiring.features else FORMATS
+            synapses = draw(_synapses(edge, max_exponent, random, formats, or_gate=name in wiring.maxima))
             label = f"{edge.source}-{name}-{len(new)}"
             new.append(IntegerConnection(label, edge.source, name, synapses, edge.delay))
         if name in wiring.maxima:
             population = Compartments(name, size, 4096, 0, 0, np.zeros(size, np.int16))
         else:
-            readout = "readout" in wiring.features and name == [*wiring.sizes][-1] and draw(st.booleans())
+            readout = "readout" in wiring.features and name == [*wiring.sizes][-1] and draw(st.integers(0, 3)) == 3
             population = draw(_compartments(name, size, random, wiring.features, readout))
         if not may_wrap:
             population, new = _tamed(population, new, wiring.entry, wiring.steps)
@@ -378,7 +380,7 @@ def graphs(draw: st.DrawFn, *, max_layers: int = 3, max_size: int = 8, wide: boo
         if maximum:
             populations.append(LIF(name, size, 0.5, 1.0, 1.0, 0.0, np.zeros(size, np.float32)))
         else:
-            readout = "readout" in wiring.features and name == [*wiring.sizes][-1] and draw(st.booleans())
+            readout = "readout" in wiring.features and name == [*wiring.sizes][-1] and draw(st.integers(0, 3)) == 3
             populations.append(draw(_lif(name, size, random, wiring.features, readout)))
         for edge in wiring.into(name):
             n = edge.pattern.n_weights
@@ -494,7 +496,7 @@ def _near_the_drive(
     random: np.random.Generator,
 ) -> Compartments:
     """Mostly a threshold about which the potential moves, so that spikes come and stay away."""
-    part = draw(st.sampled_from((None, 0.05, 0.2, 0.5)))
+    part = draw(st.sampled_from((None, 0.02, 0.05, 0.1, 0.2, 0.4)))
     if part is None:
         return population
     vth = min(int(float(_drive(connections, entry).mean()) * part), THRESHOLD_LIMIT)
@@ -533,12 +535,18 @@ def _lif(
 
 @st.composite
 def _synapses(
-    draw: st.DrawFn, edge: Edge, max_exponent: int, random: np.random.Generator, *, or_gate: bool
+    draw: st.DrawFn,
+    edge: Edge,
+    max_exponent: int,
+    random: np.random.Generator,
+    formats: tuple[tuple[str, int], ...],
+    *,
+    or_gate: bool,
 ) -> IntegerSynapses:
     n = edge.pattern.n_weights
     if or_gate:
         return IntegerSynapses(edge.pattern, np.ones(n, np.int16), 0, 1, "excitatory")
-    sign_mode, bits = draw(st.sampled_from(FORMATS))
+    sign_mode, bits = draw(st.sampled_from(formats))
     low, high = mantissa_range(sign_mode, bits)
     mantissa = np.full(n, random.integers(low, high + 1)) if edge.pooling else random.integers(low, high + 1, n)
     place = random.random(n)

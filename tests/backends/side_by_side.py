@@ -17,23 +17,19 @@ from toolchain.backends.trace import Trace
 from toolchain.ir import Program
 
 
-def distinct_programs(n: int, **options: Any) -> list[Program]:
-    """The first n different programs that the strategy of that name draws, always the same ones."""
+def distinct_programs(n: int, first_seed: int = 0, **options: Any) -> list[Program]:
+    """n different programs that the strategy of that name draws."""
     found: list[Program] = []
 
     def collect(program: Program) -> None:
         if program not in found:
             found.append(program)
 
-    for attempt in range(10):
+    # Within one run of hypothesis examples are variations of each other: many short runs are more varied.
+    rules = settings(max_examples=12, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    for attempt in range(n):
         if len(found) < n:
-            rules = settings(
-                max_examples=n - len(found) + 5,
-                database=None,
-                phases=[Phase.generate],
-                suppress_health_check=list(HealthCheck),
-            )
-            seed(attempt)(rules(given(programs(**options))(collect)))()
+            seed(1000 * first_seed + attempt)(rules(given(programs(**options))(collect)))()
     assert len(found) >= n, f"only {len(found)} different programs were drawn"
     return found[:n]
 

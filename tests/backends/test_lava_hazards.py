@@ -247,7 +247,7 @@ def test_ctrl_c_in_the_parent(lava: Interpreter, fault: Callable[..., None], tmp
     fault("time.sleep(600)")
     parent, leader, segments = start_parent(tmp_path)
     parent.send_signal(signal.SIGINT)
-    _, stderr = parent.communicate(timeout=30)
+    _, stderr = parent.communicate(timeout=90)
     assert "KeyboardInterrupt" in stderr
     wait_until_gone(leader, segments, 0.2)
     assert not list(tmp_path.glob("snnc-lava-*")), "the scratch folder is gone too"
@@ -257,5 +257,5 @@ def test_parent_killed_leaves_no_orphan(lava: Interpreter, fault: Callable[..., 
     fault("time.sleep(600)")
     parent, leader, segments = start_parent(tmp_path)
     parent.kill()
-    parent.communicate(timeout=30)
+    parent.communicate(timeout=90)
     wait_until_gone(leader, segments, 15)

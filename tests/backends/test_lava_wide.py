@@ -20,21 +20,25 @@ from toolchain.ir.convolution import Convolution
 
 pytestmark = pytest.mark.lava
 
-RUNS = [
-    ("rate", {"threshold": 254}, 12, 4),
-    ("rate", {"threshold": 100}, 8, 2),
-    ("graded", {"payload_bits": 8}, 16, 3),
-    ("graded", {"payload_bits": 3}, 9, 5),
-    ("current", {"shift": 2}, 12, 4),
-    ("current", {"shift": 6}, 6, 1),
+Run = tuple[str, dict[str, int], int, int, int]
+RUNS: list[Run] = [
+    ("rate", {"threshold": 254}, 12, 4, 3),
+    ("rate", {"threshold": 100}, 8, 2, 2),
+    ("graded", {"payload_bits": 8}, 16, 3, 3),
+    ("graded", {"payload_bits": 3}, 9, 5, 2),
+    ("current", {"shift": 2}, 12, 4, 3),
+    ("current", {"shift": 6}, 6, 1, 2),
 ]
+"""Input coding, its parameters, input neurons, steps of a sample, most layers."""
 NETWORKS = 50
 assert len(RUNS) * NETWORKS >= 300
 
 
-def networks(coding: str, parameters: dict[str, int], size: int, steps: int, n: int = NETWORKS) -> list[Program]:
+def networks(
+    coding: str, parameters: dict[str, int], size: int, steps: int, layers: int, n: int = NETWORKS
+) -> list[Program]:
     entry = make_input(coding, "input", size, **parameters)
-    return distinct_programs(n, wide=True, steps=steps, max_layers=2, max_size=6, entry=entry)
+    return distinct_programs(n, 10 * size + steps, wide=True, steps=steps, max_layers=layers, max_size=6, entry=entry)
 
 
 def equal_to_reference(programs: list[Program], samples: np.ndarray, **changes: object) -> None:
@@ -50,10 +54,10 @@ def equal_to_reference(programs: list[Program], samples: np.ndarray, **changes: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("coding", "parameters", "size", "steps"), RUNS)
-def test_random_graphs(lava: Interpreter, coding: str, parameters: dict[str, int], size: int, steps: int) -> None:
-    programs = networks(coding, parameters, size, steps)
-    samples = random_samples(np.random.default_rng(size), programs[0], 3)
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: f"{run[0]}-{run[3]}")
+def test_random_graphs(lava: Interpreter, run: Run) -> None:
+    programs = networks(*run)
+    samples = random_samples(np.random.default_rng(run[2]), programs[0], 3)
     equal_to_reference(programs, samples)
 
 
@@ -93,7 +97,7 @@ def test_the_random_graphs_hold_every_feature() -> None:
 @pytest.mark.parametrize("unroll_to", [0, 2**20])
 def test_cut_into_slices(lava: Interpreter, unroll_to: int) -> None:
     random = np.random.default_rng(7)
-    programs = networks("graded", {"payload_bits": 8}, 12, 3, n=5)
+    programs = networks("graded", {"payload_bits": 8}, 12, 3, 3, n=5)
     assert any(isinstance(c.synapses.connectivity, Convolution) for p in programs for c in p.connections)
     samples = random_samples(random, programs[0], 3)
     slices = {
@@ -107,7 +111,7 @@ def test_cut_into_slices(lava: Interpreter, unroll_to: int) -> None:
 
 @pytest.mark.slow
 def test_kernels_without_listing_their_synapses(lava: Interpreter) -> None:
-    programs = networks("rate", {"threshold": 254}, 18, 4, n=60)
+    programs = networks("rate", {"threshold": 254}, 18, 4, 2, n=40)
     programs = [p for p in programs if any(isinstance(c.synapses.connectivity, Convolution) for c in p.connections)]
     samples = random_samples(np.random.default_rng(1), programs[0], 3)
     equal_to_reference(programs[:15], samples, unroll_to=0)

@@ -386,9 +386,10 @@ def build(directory: str | Path | _spec.Spec, *, reset: bool = True) -> Network:
     # In-ports of graded sources by slice; rate and current sources feed a population's input sum directly.
     entries: dict[str, list[list[Any]]] = {s.name: [[] for _ in spec.bounds(s.name)] for s in spec.sources}
     for connection in spec.connections:
+        whole = _matrix(connection, spec)
         for i, source_bounds in enumerate(spec.bounds(connection.source)):
             for j, target_bounds in enumerate(spec.bounds(connection.target)):
-                synapses = _synapses(connection, spec, source_bounds, target_bounds, reset)
+                synapses = _synapses(connection, spec, whole, source_bounds, target_bounds, reset)
                 if connection.source in entries:
                     entries[connection.source][i].append(synapses.s_in)
                 else:
@@ -460,9 +461,14 @@ def csr_by_target(connection: _spec.Connection, n_targets: int) -> scipy.sparse.
 
 
 def _synapses(
-    connection: _spec.Connection, spec: _spec.Spec, rows: tuple[int, int], columns: tuple[int, int], reset: bool
+    connection: _spec.Connection,
+    spec: _spec.Spec,
+    whole: scipy.sparse.csr_matrix | None,
+    rows: tuple[int, int],
+    columns: tuple[int, int],
+    reset: bool,
 ) -> Any:
-    """One slice of a connection."""
+    """One slice of a connection. whole: its mantissas, or None for a kernel that is not listed."""
     held = Held(
         takes=spec.takes(connection),
         silent=connection.delay,
@@ -470,12 +476,12 @@ def _synapses(
         lag=spec.depths[connection.target],
     )
     name = f"{connection.name}[{rows[0]}:{rows[1]}][{columns[0]}:{columns[1]}]"
-    if connection.kernel is not None and connection.n_synapses > spec.unroll_to:
+    if whole is None:
         return Convolution(connection=connection, rows=rows, columns=columns, held=held, name=name)
     # Lava's mantissas fill 8 bits (9 with the sign) whatever their width, so ours are shifted left by the unused low
     # bits and the exponent lowered by as many; the sum comes out the same, and no bit is lost on the way.
     unused_bits = 8 - connection.weight_bits + (connection.sign_mode == "mixed")
-    weights = _matrix(connection, spec)[columns[0] : columns[1], rows[0] : rows[1]] * (1 << unused_bits)
+    weights = whole[columns[0] : columns[1], rows[0] : rows[1]] * (1 << unused_bits)
     options: dict[str, Any] = {
         "weight_exp": connection.exponent - unused_bits,
         "num_weight_bits": connection.weight_bits,
@@ -496,10 +502,12 @@ def _synapses(
     return HeldSparse(held=held, **options)
 
 
-def _matrix(connection: _spec.Connection, spec: _spec.Spec) -> scipy.sparse.csr_matrix:
-    """The mantissas of all synapses: (n_targets, n_sources)."""
+def _matrix(connection: _spec.Connection, spec: _spec.Spec) -> scipy.sparse.csr_matrix | None:
+    """The mantissas of all synapses: (n_targets, n_sources); None for a kernel with too many to list."""
     if connection.kernel is None:
         return csr_by_target(connection, spec.sizes[connection.target])
+    if connection.n_synapses > spec.unroll_to:
+        return None
     sources, targets, mantissas = connection.unroll()
     shape = (spec.sizes[connection.target], spec.sizes[connection.source])
     return scipy.sparse.coo_matrix((mantissas.astype(np.int32), (targets, sources)), shape=shape).tocsr()
