@@ -113,3 +113,22 @@ def key_point_yolo() -> Program:
         edge = kernel // 2
         made.conv(outputs, kernel, stride, ((edge, edge), (edge, edge)))
     return made.program()
+
+
+def pilot_net() -> Program:
+    """200x66x3, inputs made on the chip; the maps and the first dense layer. Bits of the weights as for the YOLO."""
+    made = Layers("pilot net", (3, 66, 200)).add(None, (3, 66, 200))
+    for outputs, stride, pad, bits in (
+        (24, (2, 2), 0, 7),
+        (36, (2, 2), 0, 6),
+        (48, (2, 2), 0, 6),
+        (64, (2, 1), 1, 4),
+        (64, (1, 1), 0, 4),
+    ):
+        made.bits = bits
+        mask = np.ones((outputs, made.shape[0], 3, 3), bool)
+        pads = ((pad, pad), (0, 0))
+        pattern, _ = Convolution.of(made.shape, mask, stride=stride, padding=pads)  # type: ignore[arg-type]
+        made.add(pattern, pattern.target)
+    made.bits = 8
+    return made.dense(100).program()

@@ -89,6 +89,15 @@ def test_key_point_yolo_takes_574_cores() -> None:
     assert counts(found) == [224, 112, 56, 28, 56, 16, 32, 14, 32, 4]
 
 
+def test_the_maps_of_pilot_net_take_the_published_cores() -> None:
+    found = cut(networks.pilot_net(), LOIHI2, "halving")
+    assert counts(found)[:6] == [13, 25, 13, 3, 3, 2]  # the dense layers were cut by an older compiler's limits
+    largest = [max(len(s) for s in found.slices if s.population == f"layer{k}") for k in range(6)]
+    assert largest == [3168, 3072, 2160, 2688, 2048, 2048]
+    words = [max(s.usage.synapse_words for s in found.slices if s.population == f"layer{k}") for k in range(6)]
+    assert words == [0, 81, 864, 1620, 2160, 2880]
+
+
 def test_our_own_cut_takes_no_more_cores() -> None:
     """What is found without imitating anybody; the numbers stand in docs/validation.md."""
     assert sum(counts(cut(networks.dvs_gesture(), LOIHI, "fewest"))) == 45

@@ -136,12 +136,12 @@ class MapCutter:
             yield tuple(_ranges(n, parts) for n, parts in zip(self.shape, row, strict=True))  # type: ignore[misc]
 
     def _halved(self) -> Iterator[Grid]:
-        """Grids of columns cut to powers of two, of halved rows and of halved channels, fewest slices first."""
+        """Grids of columns cut to powers of two; then of halved rows and channels besides. Fewest slices first."""
         channels, rows, columns = self.shape
         halves = [sorted({-(-n // (1 << k)) for k in range(n.bit_length() + 1)}) for n in (channels, rows)]
         powers = [1 << k for k in range(columns.bit_length() + 1)]
         grids = [(_cut(channels, c), _cut(rows, h), _cut(columns, w)) for c, h, w in itertools.product(*halves, powers)]
-        yield from sorted(grids, key=_size)
+        yield from sorted(grids, key=lambda grid: (len(grid[0]) * len(grid[1]) > 1, _size(grid)))
 
     @cached_property
     def _most_compartments(self) -> int:
@@ -184,9 +184,9 @@ class MapCutter:
         return Layout(d - c, b - a, self._widths[columns], self.costing.neuron_size(self.neurons))
 
     @cached_property
-    def _crosses(self) -> bool:
-        """Whether some axons are taken to go to other chips: often the limit that decides, and quickly seen."""
-        return bool(self.outgoing.crossing.any())
+    def _crossing(self) -> int:
+        """Axons of all neurons that are taken to go to other chips: often the limit that decides, and quickly seen."""
+        return int(self.outgoing.crossing.sum())
 
     def _bounds(self, grid: Grid) -> Iterator[Usage]:
         """What the slice in the middle takes at least, the quickest bound first; of axons to other chips, the most."""
@@ -195,10 +195,11 @@ class MapCutter:
         yield Usage(
             compartments=layout.compartments, destination_groups=layout.groups if self.convolutions else 0, groups=1
         )
-        if self._crosses:
+        if self._crossing:
+            yield Usage(crossing_axons=-(-self._crossing // _size(grid)))  # the most is no less than the mean
             axes = [list(axis) for axis in grid]
-            sent, apart = self.outgoing.table(axes), self.outgoing.crossing_table(axes)
-            yield Usage(output_axons=int(sent.max()), crossing_axons=int(apart.max()))
+            yield Usage(crossing_axons=int(self.outgoing.crossing_table(axes).max()))
+            yield Usage(output_axons=int(self.outgoing.table(axes).max()))
         for x in self.convolutions.values():
             for words in x.least_words(ranges, layout, self.costing.model):
                 yield Usage(synapse_words=words)
