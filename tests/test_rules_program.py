@@ -112,6 +112,13 @@ def test_registers_of_every_neuron_are_looked_at(field: str) -> None:
     assert ("fc1." + field, 108) in [(v.where, v.value) for v in found]
 
 
+def test_a_leak_where_the_chip_has_none() -> None:
+    (violation,) = told(with_neurons(dv=2048), DYNAPCNN)
+    assert (violation.where, violation.remedy) == ("fc1.dv", "train integrate-and-fire neurons")
+    (violation,) = told(with_neurons(dv=2048), small_target(voltage_decay_max=2000))
+    assert violation.remedy == "train with a slower decay"
+
+
 # ------------------------------------------------------------------------------------------------ other chips
 
 

@@ -75,7 +75,8 @@ def registers(program: Program, target: Target) -> Iterator[Violation]:
         )
         yield from _beyond(target, "bias_exponent_max", f"{p.name}.bias_exponent", p.bias_exponent)
         yield from _beyond(target, "current_decay_max", f"{p.name}.du", _largest(p.du))
-        yield from _beyond(target, "voltage_decay_max", f"{p.name}.dv", _largest(p.dv))
+        slow = "train with a slower decay" if target.get("voltage_decay_max") else "train integrate-and-fire neurons"
+        yield from _beyond(target, "voltage_decay_max", f"{p.name}.dv", _largest(p.dv), slow)
     for c in _on_chip(program):
         register = c.synapses.exponent - stored_shift(c.synapses.sign_mode, c.synapses.weight_bits)
         yield from _beyond(target, "weight_exponent_max", f"{c.name}.exponent", register)
