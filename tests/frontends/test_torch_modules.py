@@ -190,7 +190,7 @@ def test_branches_delays_and_gains() -> None:
 
 class Pools(nn.Module):
     def forward(self, x):
-        x = self.lif(self.conv(x))
+        x = self.lif(self.conv(x.to(x.dtype)).contiguous())
         x = functional.max_pool2d(x, 2)
         return self.out(x.mean((2, 3)) + x.flatten(2).unsqueeze(2).squeeze(2).mean(-1))
 
@@ -373,6 +373,14 @@ class Custom(nn.Module):
         (lambda m, x: (m.lif(x), x), ("output", "one tensor")),
         (lambda m, x: m.lif(m.conv(x).add_(1) + x.add_(1)), ("add__1 (add_)", "in place")),
         (lambda m, x: m.lif(x).mul_(2), ("mul_ (mul_)", "in place")),
+        (lambda m, x: m.lif(x / 0), ("truediv (truediv)", "division by zero")),
+        (lambda m, x: m.lif(x.to(torch.int32)), ("to (to)", "conversion to whole numbers")),
+        (lambda m, x: m.lif(x.view(x.size(0) // 0, -1)), ("floordiv (floordiv)", "by zero")),
+        (
+            lambda m, x: functional.max_pool2d(m.lif(x), 2, return_indices=True)[0],
+            ("max_pool2d_with_indices", "not an"),
+        ),
+        (lambda m, x: functional.avg_pool2d(m.lif(x), 2, 2, 0, True), ("avg_pool2d", "ceil_mode")),
         (lambda m, x: m.lif(x.view(7, 99)), ("view (view)", "invalid")),
         (lambda m, x: m.lif(m.conv(torch.ones(1, 1, 2, 2))), ("conv (Conv2d)", "does not read the input")),
         (lambda m, x: m.lif(torch.ones(2, 1, 1, 1) * x), ("mul", "differ from sample to sample")),

@@ -220,9 +220,8 @@ class _Walk(Tracing):
         if lost:
             return _LOST
         if not from_input:
-            if node.op == "call_method":
-                return getattr(args[0], target)(*args[1:], **options)
-            return target(*args, **options)
+            method = node.op == "call_method"
+            return _called(getattr(args[0], target) if method else target, *args[method:], **options)
         return _called(translate, self, *args, **options)
 
     def _module(
@@ -258,7 +257,7 @@ class _Walk(Tracing):
 def _called(translate: Any, *args: Any, **options: Any) -> Any:
     try:
         return translate(*args, **options)
-    except (TypeError, RuntimeError, IndexError) as error:
+    except (TypeError, ValueError, ArithmeticError, RuntimeError, LookupError) as error:
         # Settings that the operator itself would refuse, or that its translation does not know.
         raise Unsupported((str(error).splitlines() or [type(error).__name__])[0][:200]) from error
 

@@ -349,13 +349,18 @@ def _pool_function(module: type[nn.Module]) -> Callable[..., Output]:
         # The first settings stand in the same order as the module's.
         if len(args) > 4:
             raise Unsupported("name the settings after the dilation")
-        options.pop("return_indices", None)
         return MODULES[module](trace, module(*args, **options), "", x)
 
     return translate
 
 
 def _same(trace: Tracing, x: Output, *args: Any, **options: Any) -> Output:
+    return x
+
+
+def _converted(trace: Tracing, x: Output, *args: Any, **options: Any) -> Output:
+    if any(isinstance(value, torch.dtype) and not value.is_floating_point for value in (*args, *options.values())):
+        raise Unsupported("a conversion to whole numbers, which is not linear")
     return x
 
 
@@ -434,7 +439,8 @@ FRESH = (
 """What gives a tensor that nothing else holds, so that it may be changed in place."""
 METHODS: Mapping[str, Callable[..., Any]] = {
     **{name: _reshape(name) for name in ("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze")},
-    **dict.fromkeys(("contiguous", "clone", "detach", "float", "double", "to"), _same),
+    **dict.fromkeys(("contiguous", "clone", "detach", "float", "double"), _same),
+    "to": _converted,
     "add": _add,
     "add_": _add,
     "sub": _sub,
