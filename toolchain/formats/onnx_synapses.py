@@ -211,8 +211,14 @@ def _correlation(out: str) -> list[NodeProto]:
         attribute("pads", AttributeProto.INTS),
         attribute("dilations", AttributeProto.INTS),
         attribute("group"),
-        constant("rows_and_columns", [2, 3]),
-        helper.make_node("Pad", ["maps", "pads", "", "rows_and_columns"], ["padded"]),
+        # Padding of all four axes: ONNX Runtime before 1.24 does not take an attribute as that of two.
+        constant("no_padding", [0, 0]),
+        constant("begin_places", [0, 1]),
+        constant("end_places", [2, 3]),
+        helper.make_node("Gather", ["pads", "begin_places"], ["begins"]),
+        helper.make_node("Gather", ["pads", "end_places"], ["ends"]),
+        helper.make_node("Concat", ["no_padding", "begins", "no_padding", "ends"], ["padding"], axis=0),
+        helper.make_node("Pad", ["maps", "padding"], ["padded"]),
         # Patches, (batch, channels, kernel height, target height, kernel width, target width).
         *_reads("row", 0),
         helper.make_node("Gather", ["padded", "row_reads"], ["rows"], axis=2),
