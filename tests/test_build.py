@@ -96,7 +96,7 @@ def test_a_build_reads_back(original: Path) -> None:
     "options",
     [
         {},
-        {"board": "nahuku-8"},
+        {"board": "nahuku-8", "search": "nxtf"},
         {"weight_bits": 4, "chips": 3, "share_cores": False},
         {"encodings": ("dense1", "sparse"), "sign_lists": ("one_list",), "cost_model": "nxtf"},
     ],
@@ -176,6 +176,8 @@ def test_wrong_types_in_build_json(copy: Path, changes: dict) -> None:
     [
         {"chips": "many"},
         {"board": 3},
+        {"search": "best"},
+        {"search": None},
         {"chips": None},
         {"chips": True},
         {"chips": 1.5},

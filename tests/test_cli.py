@@ -318,6 +318,14 @@ def test_boards(snnc, model, tmp_path):
     snnc.refused(*common, "--force", "--board", board.name, "--chips", 2, code=2, says=("choose one of",))
 
 
+def test_searches(snnc, model, tmp_path):
+    common = ("compile", model, "--target", "loihi", "-o", tmp_path / "b")
+    assert snnc(*common, "--search", "nxtf", "--one-layer-per-core") == 0
+    options = json.loads((tmp_path / "b" / "build.json").read_text())["options"]
+    assert (options["search"], options["share_cores"]) == ("nxtf", False)
+    snnc.refused(*common, "--force", "--search", "nxft", code=2, says=("no search 'nxft'", "did you mean 'nxtf'"))
+
+
 def test_bits_that_the_chip_does_not_have(snnc, model, tmp_path):
     snnc.refused(
         "compile", model, "--target", "loihi", "--bits", 7, "-o", tmp_path / "b", says=("weights", "7", "--bits 8")

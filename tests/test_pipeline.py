@@ -10,6 +10,7 @@ import strategies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_graphs import network
+from small_maps import map_network
 from small_targets import small_target
 
 import hw_targets
@@ -17,6 +18,7 @@ from toolchain import build, rules
 from toolchain.backends import reference
 from toolchain.errors import DoesNotFit, SnncError, UsageError
 from toolchain.ir import Graph
+from toolchain.mapping.partition import METHODS
 from toolchain.pipeline import LAST_PASS, STEPS, Compilation, Options, compile_graph
 
 LOIHI, LOIHI2 = hw_targets.load("loihi"), hw_targets.load("loihi2")
@@ -145,6 +147,15 @@ def test_a_board_says_how_many_chips_there_are() -> None:
     with pytest.raises(UsageError, match="no board 'nahuko'") as caught:
         compile_graph(network(), LOIHI, Options(board="nahuko"))
     assert "did you mean" in str(caught.value)
+
+
+@pytest.mark.parametrize("search", METHODS)
+def test_maps_are_cut_as_asked_and_the_build_finds_the_same_cores(search: str) -> None:
+    target = small_target(compartments_per_core=48)
+    state = compile_graph(map_network(), target, Options(search=search, chips=4))
+    assert build.map_program(state.program, state).to_dict() == state.mapping.to_dict()
+    fewest = compile_graph(map_network(), target, Options(chips=4))
+    assert len(state.cut.slices) >= len(fewest.cut.slices)
 
 
 def test_an_unknown_cost_model_names_the_known_ones() -> None:

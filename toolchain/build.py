@@ -62,13 +62,14 @@ def map_program(program: Program, state: Compilation) -> CoreMapping:
     """A program on cores, with the target and the options of a compilation."""
     return place(
         program,
-        partition(program, state.costing, state.limits),
+        partition(program, state.costing, state.limits, state.options.search),
         state.costing,
         state.limits,
         target=state.target.name,
         cores_per_chip=rules.cores_per_chip(state.target),
         share_cores=state.options.share_cores,
         chips=state.chips,
+        method=state.options.search,
     )
 
 
@@ -90,6 +91,7 @@ def facts(state: Compilation, loading: Sequence[Diagnostic]) -> dict[str, Any]:
         steps=[(name, None, note) for name, note in state.notes],
         before=state.graph,
         dense_alternative=dense,
+        mesh=state.mesh,
     )
 
 

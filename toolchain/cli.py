@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from toolchain import __version__
-from toolchain.errors import DoesNotFit, SnncError, UsageError
+from toolchain.errors import DoesNotFit, SnncError, UsageError, nearest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,8 +47,6 @@ class _Commands(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            from toolchain.errors import nearest
-
             raise click.UsageError(f"{error.message} {nearest(args[0], self.commands)}", ctx) from None
 
 
@@ -209,6 +207,12 @@ def _target_options(command: Callable[..., None]) -> Callable[..., None]:
             click.option("--chips", type=click.IntRange(1), help="Chips to spread over (default: 1)."),
             click.option("--board", help="A board or machine of the target, with all its chips (see snnc targets)."),
             click.option("--one-layer-per-core", is_flag=True, help="Do not let small layers share a core."),
+            click.option(
+                "--search",
+                default="fewest",
+                show_default=True,
+                help="How maps are cut: fewest slices; nxtf, as Intel's compiler; halving, as that of Loihi 2.",
+            ),
         )
     ):
         command = option(command)
@@ -230,13 +234,22 @@ def _options(
     chips: int | None = None,
     board: str | None = None,
     one_layer_per_core: bool = False,
+    search: str | None = None,
 ) -> Options:
+    from toolchain.mapping.partition import METHODS
     from toolchain.pipeline import Options
 
+    if search is not None and search not in METHODS:
+        raise UsageError(f"no search {search!r}", where="--search", allowed=nearest(search, METHODS))
     if chips is not None and board is not None:
         raise UsageError("a board says how many chips there are: choose one of --chips and --board")
     return Options(
-        weight_bits=bits, cost_model=cost_model, chips=chips or 1, board=board, share_cores=not one_layer_per_core
+        weight_bits=bits,
+        cost_model=cost_model,
+        chips=chips or 1,
+        board=board,
+        share_cores=not one_layer_per_core,
+        search=search or METHODS[0],
     )
 
 
@@ -276,13 +289,14 @@ def compile_command(
     chips: int | None,
     board: str | None,
     one_layer_per_core: bool,
+    search: str,
     output: Path,
     force: bool,
     emit_images: bool,
     trust: bool,
 ) -> None:
     """Compile a trained MODEL (model.pt, a training folder, or graph.onnx) for a chip."""
-    options = _options(bits, cost_model, chips, board, one_layer_per_core)
+    options = _options(bits, cost_model, chips, board, one_layer_per_core, search)
     _compile(model, target_name, options, output, force, emit_images, trust)
 
 
@@ -324,6 +338,7 @@ def check(
     chips: int | None,
     board: str | None,
     one_layer_per_core: bool,
+    search: str,
     connectivity: float,
     seed: int,
 ) -> None:
@@ -334,7 +349,7 @@ def check(
 
     target = _load_target(target_name)
     graph = random_graph(Recipe.load(_recipe_path(recipe)), connectivity, seed)
-    state = _compiled(graph, target, _options(bits, cost_model, chips, board, one_layer_per_core), None)
+    state = _compiled(graph, target, _options(bits, cost_model, chips, board, one_layer_per_core, search), None)
     out.print(f"untrained: {100 * connectivity:g} % of the synapses at random, normal weights, seed {seed}")
     report.render_text(build.facts(state, ()), out)
 

@@ -14,7 +14,8 @@ from hw_targets import Target
 from toolchain import rules
 from toolchain.errors import Diagnostic, DoesNotFit, Violation
 from toolchain.ir import Graph, Program, QuantisedGraph
-from toolchain.mapping.partition import Costing, Partition, partition
+from toolchain.mapping.mesh import Mesh
+from toolchain.mapping.partition import METHODS, Costing, Partition, partition
 from toolchain.mapping.place import Mapping as CoreMapping
 from toolchain.mapping.place import place
 from toolchain.mapping.synapse_memory import FormatChoice
@@ -31,12 +32,14 @@ class Options:
     """What the user chose. None: what the target, or training, prescribes.
 
     board: a board or machine of the target, which then says how many chips there are; else `chips` does.
+    search: how maps are cut, one of `toolchain.mapping.partition.METHODS`.
     """
 
     weight_bits: int | None = None
     cost_model: str | None = None
     chips: int = 1
     board: str | None = None
+    search: str = METHODS[0]
     share_cores: bool = True
     encodings: tuple[str, ...] | None = None
     sign_lists: tuple[str, ...] | None = None
@@ -56,6 +59,7 @@ class Options:
             "share_cores": ((options.share_cores,), bool),
             "cost_model": ((options.cost_model,), str),
             "board": ((options.board,), str),
+            "search": ((options.search,), str),
             "encodings": (options.encodings or (), str),
             "sign_lists": (options.sign_lists or (), str),
         }
@@ -63,6 +67,8 @@ class Options:
             optional = key in ("weight_bits", "cost_model", "board")
             if not isinstance(found, tuple) or any(type(v) is not kind and not (v is None and optional) for v in found):
                 raise TypeError(f"option {key!r} cannot be {getattr(options, key)!r}")
+        if options.search not in METHODS:
+            raise TypeError(f"option 'search' cannot be {options.search!r}")
         return options
 
 
@@ -130,6 +136,12 @@ class Compilation:
         """
         board = self.options.board
         return self.options.chips if board is None else rules.board(self.target, board).chips
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """Where the cores of the target, on the board if one was chosen, stand; None where the target does not say."""
+        board = self.options.board
+        return rules.mesh(self.target, None if board is None else rules.board(self.target, board))
 
     @property
     def costing(self) -> Costing:
@@ -207,7 +219,7 @@ def check_formats(state: Compilation) -> Compilation:
 
 
 def cut_into_slices(state: Compilation) -> Compilation:
-    cut = partition(state.program, state.costing, state.limits)
+    cut = partition(state.program, state.costing, state.limits, state.options.search)
     return state.done(f"{len(cut.slices)} slices", cut_=cut)
 
 
@@ -221,6 +233,7 @@ def place_on_cores(state: Compilation) -> Compilation:
         cores_per_chip=rules.cores_per_chip(state.target),
         share_cores=state.options.share_cores,
         chips=state.chips,
+        method=state.options.search,
     )
     return state.done(f"{len(mapping.cores)} core{'s' * (len(mapping.cores) != 1)}", mapping_=mapping)
 

@@ -20,6 +20,7 @@ from small_targets import small_target
 from toolchain import report
 from toolchain.errors import Diagnostic, SnncError, Violation
 from toolchain.pipeline import Options, compile_graph
+from toolchain.report.text import brief
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -268,12 +269,31 @@ def render_words(facts) -> str:
     return " ".join(" ".join(page_of(facts).text).split())
 
 
+@pytest.mark.parametrize(
+    ("n", "text"),
+    [
+        (0, "0"),
+        (9_999, "9,999"),
+        (67_712, "67.7 k"),
+        (999_499, "999 k"),
+        (999_501, "1 M"),
+        (1_048_576, "1.05 M"),
+        (973_057_584, "973 M"),
+        (2 * 10**9, "2 G"),
+    ],
+)
+def test_counts_in_a_few_figures(n: int, text: str) -> None:
+    assert brief(n) == text
+
+
 class TestMaps:
     """A network with every kind of layer, in all forms."""
 
     def test_the_text(self, cut):
         text = text_of(cut, 120)
-        assert re.search(r"conv1 +conv 3x3 \+ LIF +2x8x8 -> 4x8x8 +9\d.\d % +\d,\d\d\d +\d\d ", text)
+        assert re.search(
+            r"conv1 +conv 3x3 \+ LIF +2x8x8 -> 4x8x8 +9\d.\d % +\d,\d\d\d +\d\d +8 +\d+ +[\d.]+ % +compartments", text
+        )
         assert re.search(r"pool +max pool 2x2 \(OR\) +4x8x8 -> 4x4x4", text)
         assert "deep    depthwise conv 3x3 +" in text
         assert "from " in text.split("layers")[0]
@@ -286,6 +306,31 @@ class TestMaps:
         assert "kernels are shared" in words
         region = cut["cores"][-1]["slices"][0]
         assert f"{region['population']}{region['region']}" in report.to_csv(cut)
+
+    def test_every_neuron_is_found_where_it_is(self):
+        done = map_on_small_cores()
+        for core in done.mapping.cores:
+            for s in core.slices:
+                for number in s.region.neurons()[[0, -1]].tolist():
+                    out = io.StringIO()
+                    shown = report.inspect_neuron(done.program, done.mapping, f"{s.population}:{number}")
+                    Console(file=out, width=120).print(shown)
+                    assert f"on core {core.index} of chip {core.chip}, in {s}." in out.getvalue()
+        place = report.inspect_neuron(done.program, done.mapping, "conv1:3,7,0")
+        out = io.StringIO()
+        Console(file=out, width=120).print(place)
+        assert "conv1[3, 7, 0] is neuron 248 of 256" in out.getvalue()
+        with pytest.raises(SnncError, match="conv1 has no such neuron") as caught:
+            report.inspect_neuron(done.program, done.mapping, "conv1:4,0,0")
+        assert "channel,row,column up to 3,7,7" in str(caught.value)
+
+    def test_messages_and_where_they_go(self, cut):
+        found = cut["traffic"]
+        assert found["messages"] == found["within_core"] + found["within_chip"] + found["between_chips"]
+        assert found["messages"] == sum(each["messages"] for each in found["populations"].values())
+        text = " ".join(text_of(cut, 120).split())
+        assert f"messages {found['messages']:,} when every neuron fires once: " in text
+        assert f"{found['messages']:,} when every neuron fires once" in render_words(cut)
 
     def test_a_recurrent_connection_is_no_input_of_its_own(self, cut):
         assert "4x4x4 -> 12 " in text_of(cut, 120)

@@ -14,9 +14,11 @@ from hw_targets import Target
 from toolchain.errors import Diagnostic, Violation
 from toolchain.ir import IntegerConnection, Program
 from toolchain.ir.verify import Wired
+from toolchain.mapping.mesh import Mesh
 from toolchain.mapping.partition import Limits, Reason, Slice
 from toolchain.mapping.place import Core
 from toolchain.mapping.place import Mapping as CoreMapping
+from toolchain.mapping.traffic import traffic
 from toolchain.mapping.usage import Limit, Usage
 from toolchain.report.groups import core_groups
 from toolchain.report.names import operation, synapses_title
@@ -57,6 +59,7 @@ def build_report(
     dense_alternative: DenseAlternative = None,
     energy: Facts | None = None,
     violations: Sequence[Violation] = (),
+    mesh: Mesh | None = None,
 ) -> Facts:
     """Everything that is known about a mapped program, as a dict that json.dumps takes.
 
@@ -64,6 +67,7 @@ def build_report(
     before: the network as it came from training (a graph of any stage), for connectivity before the passes.
     dense_alternative: the same network with every synapse present, mapped (see `dense_program`), or a function that
     gives it, or None where it was not worked out.  violations: rules that are broken; a report can be had of them too.
+    mesh: where cores stand, for the way of messages.
     """
     on_core = {core.index: limits(core.usage) for core in mapping.cores}
     holders = _holders(mapping)
@@ -93,6 +97,7 @@ def build_report(
         "cores": cores,
         "core_groups": core_groups(cores),
         "chips": _chips(mapping),
+        "traffic": traffic(mapping, program, mesh),
         "totals": _totals(mapping, dense, word_bits),
         "checks": _checks(program, layers, cores, word_bits),
         "diagnostics": [

@@ -103,14 +103,14 @@ def inspect_neuron(program: Program, mapping: Mapping, neuron: str) -> Renderabl
     number = _number(place, name, shape)
     who = neuron_text(name, shape, number)
     lines = [f"{who} is neuron {number:,} of {int(np.prod(shape)):,} (0 the first)."]
-    held = [(core, s) for core in mapping.cores for s in core.slices if s.population == name]
-    at = [(core, s, found) for core, s in held if len(found := np.flatnonzero(s.region.neurons() == number))]
-    if at:
-        core, s, found = at[0]
-        lines.append(f"It is on core {core.index} of chip {core.chip}, neuron {int(found[0]):,} of {len(s):,} of {s}.")
-    else:
+    at = np.unravel_index(number, shape)
+    for core in mapping.cores:
+        for s in core.slices:
+            if s.population == name and all(a <= k < b for k, (a, b) in zip(at, s.region.ranges, strict=True)):
+                lines.append(f"It is on core {core.index} of chip {core.chip}, in {s}.")
+    if len(lines) == 1:
         lines.append("It is on no core: this layer's neurons are not on the chip.")
-    fans = table("", ("connection", "left"), ("synapses", "left"), ("of this neuron", "right"))
+    fans = table("", ("connection", "left"), ("way", "left"), ("synapses of this neuron", "right"))
     for c in program.into(name):
         fans.add_row(c.name, f"in, from {c.source}", f"{int(c.synapses.connectivity.fan_in[number]):,}")
     for c in program.out_of(name):

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from toolchain.report.drawing import draw_mapping, shade, to_svg
 from toolchain.report.groups import ranges_text, slices_text
-from toolchain.report.text import NEARLY_FULL, ends, few, places, spread
+from toolchain.report.text import NEARLY_FULL, ends, few, messages, places, spread
 
 CORES_SHOWN = 256
 """Cores that are listed one by one; where there are more, they are grouped, and per_core.csv has them all."""
@@ -23,7 +23,15 @@ def render_html(report: dict[str, Any]) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        n=_number, places=places, kib=_kib, ends=ends, ranges=ranges_text, slices=slices_text, few=few, spread=_spread
+        n=_number,
+        places=places,
+        kib=_kib,
+        ends=ends,
+        ranges=ranges_text,
+        slices=slices_text,
+        few=few,
+        spread=_spread,
+        messages=messages,
     )
     environment.globals.update(shade=shade, nearly_full=NEARLY_FULL)
     template = environment.from_string((files("toolchain.report") / "page.html.j2").read_text("utf-8"))

@@ -83,6 +83,14 @@ def places(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 1 else f"{value:.2g}"
 
 
+def brief(n: int) -> str:
+    """A count in three or four figures: 864, 67.7 k, 1.05 M."""
+    if n < 10_000:
+        return f"{n:,}"
+    unit, letter = next(each for each in ((1e3, "k"), (1e6, "M"), (1e9, "G"), (1e12, "T")) if n < 999.5 * each[0])
+    return f"{n / unit:.3g} {letter}"
+
+
 def plural(n: int, one: str, many: str | None = None) -> str:
     return f"{n:,} {one if n == 1 else many or one + 's'}"
 
@@ -165,6 +173,21 @@ def _summary(report: Facts, console: Console) -> None:
     if bits is not None:
         line(console, "memory", f"{bits:g} bits a synapse, {places(totals['payload_percent'])} % of them weights")
     line(console, "dense", _dense(totals["dense"]))
+    line(console, "messages", messages(report["traffic"]))
+
+
+def messages(traffic: Facts) -> str:
+    """Where spikes go, when every neuron fires once."""
+    total = traffic["messages"]
+    if not total:
+        return "none between layers"
+    parts = (("within_core", "within a core"), ("within_chip", "between cores"), ("between_chips", "between chips"))
+    shares = ", ".join(f"{places(100 * traffic[key] / total)} % {words}" for key, words in parts if traffic[key])
+    words = f"{total:,} when every neuron fires once: {shares}"
+    hops = traffic["hops_east_west"]
+    if hops is None:
+        return words
+    return words + f"; {places((hops + traffic['hops_north_south']) / total)} hops from tile to tile each"
 
 
 def _dense(dense: Facts | None) -> str:
@@ -202,21 +225,23 @@ def _layers(report: Facts, console: Console) -> None:
         ("bits", "right"),
         ("cores", "right"),
         ("fullest core", "right"),
-        ("bound by", "wrap"),
+        ("bound by", "left" if shared else "wrap"),
     )
     for layer in report["layers"]:
         full = layer["fullest_core"]
+        most = full["resources"][full["bound_by"]] if full else None
         has = bool(layer["connections"])
         shown.add_row(
             Text(layer["name"]),
             *((layer["op"],) if wide else ()),
             ends(layer),
             "-" if layer["connected_percent"] is None else f"{places(layer['connected_percent'])} %",
-            *((f"{layer['synapses']:,}" if has else "-",) if wide else ()),
-            *((f"{layer['stored_weights']:,}" if has else "-",) if shared else ()),
+            *(((brief(layer["synapses"]) if shared else f"{layer['synapses']:,}") if has else "-",) if wide else ()),
+            *((brief(layer["stored_weights"]) if has else "-",) if shared else ()),
             ", ".join(map(str, layer["weight_bits"])) or "-",
             f"{layer['cores']:,}" if layer["on_chip"] else "-",
-            share(full["resources"][full["bound_by"]] if full else None),
+            # Names of maps are long: their share alone, as used and limit stand in the table of cores.
+            percent(most["percent"]) if shared and most else share(most),
             SHORT.get(full["bound_by"], full["bound_by"]) if full else "-",
         )
     section(console, shown)
@@ -255,7 +280,9 @@ def _memory(report: Facts, console: Console) -> None:
 
 
 def _reasons(report: Facts, console: Console) -> None:
-    many = [layer for layer in report["layers"] if layer["why"] and layer["why"]["slices"] > 1]
+    many = [
+        layer for layer in report["layers"] if layer["why"] and layer["why"]["slices"] > 1 and layer["why"]["broken"]
+    ]
     if many:
         section(console, Text("why so many slices", style="bold"))
     for layer in many:
