@@ -80,6 +80,11 @@ def test_dvs_gesture_takes_49_cores() -> None:
 def test_mobilenet_takes_157_cores_on_two_chips() -> None:
     program = networks.mobilenet()
     assert sum(p.size for p in program.populations[1:]) == 76_810  # the published sum leaves the input out
+    # Printed: kernel entries times positions, borders not taken off, and one output channel of the first layer.
+    patterns = [c.synapses.connectivity for c in program.connections]
+    entries = [p.n_weights * int(np.prod(p.target_shape[1:])) for p in patterns]
+    entries[0] //= patterns[0].target_shape[0]
+    assert sum(entries) == 3_930_880
     found = counts(cut(program, LOIHI, "nxtf", **AS_NXTF))
     assert (sum(found), divmod(sum(found), LOIHI["cores_per_chip"])) == (157, (1, 29))
 
