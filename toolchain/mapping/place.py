@@ -180,7 +180,7 @@ class _Placer:
         wiring = Wiring(self.program, slices)
         alone = self._on_one_chip(packer)
         if alone is not None:
-            return self._placed(cut, wiring, packer, [alone])
+            return self._placed(cut, [alone], wiring.nothing())
         packer = replace(packer, crossing=np.array([s.usage.crossing_axons for s in cut.slices]))
         best: _Placed | None = None
         for order in self._orders(wiring, packer):
@@ -221,14 +221,16 @@ class _Placer:
         for _ in range(FILLS):
             chips = packer.fill(order, room)
             if sum(len(chip.cores) for chip in chips) <= packer.capacity and not packer.crossing.any():
-                return self._placed(cut, wiring, packer, [[core for chip in chips for core in chip.cores]])
+                return self._placed(cut, [[core for chip in chips for core in chip.cores]], wiring.nothing())
             of_slice = np.zeros(len(wiring.slices), np.int64)
             for number, chip in enumerate(chips):
                 of_slice[chip.members()] = number
-            packer = replace(packer, crossing=wiring.sums(wiring.crossing(of_slice)))
+            crossing = wiring.crossing(of_slice)
+            packer = replace(packer, crossing=wiring.sums(crossing))
             again = [packer.first_fit(chip.members()) for chip in chips]
             fits = max(len(chip.cores) for chip in again) <= packer.capacity
-            made = self._placed(cut, wiring, packer, [chip.cores for chip in (again if fits else chips)])
+            filled = [chip.cores for chip in (again if fits else chips)]
+            made = self._placed(cut, filled, crossing, packer.crossing)
             total = sum(len(chip.cores) for chip in again)
             even = -(-total // -(-total // packer.capacity))
             if fits and (not made.broken or room <= even):
@@ -239,23 +241,23 @@ class _Placer:
         assert made is not None
         return made
 
-    def _placed(self, cut: Partition, wiring: Wiring, packer: Packer, chips: list[list[dict[int, Slice]]]) -> _Placed:
-        of_slice = np.zeros(len(wiring.slices), np.int64)
-        for chip, filled in enumerate(chips):
-            of_slice[[k for core in filled for k in core]] = chip
-        crossing = {name: np.zeros(owner.shape, np.int64) for name, owner in wiring.owner.items()}
-        if len(chips) > 1:
-            crossing = wiring.crossing(of_slice)
-        extra = wiring.sums(crossing) if len(chips) > 1 else np.zeros(len(of_slice), np.int64)
+    def _placed(
+        self,
+        cut: Partition,
+        chips: list[list[dict[int, Slice]]],
+        crossing: dict[str, NDArray[np.int64]],
+        of_slices: NDArray[np.int64] | None = None,
+    ) -> _Placed:
+        """The mapping of filled cores. of_slices: axons of every slice to other chips (None: there are none)."""
         cores: list[Core] = []
         broken: set[str] = set()
         for chip, filled in enumerate(chips):
             for members in sorted((dict(sorted(core.items())) for core in filled), key=lambda core: min(core)):
                 usage = sum((s.usage for s in members.values()), Usage())
-                n = int(extra[list(members)].sum())
+                n = 0 if of_slices is None else int(of_slices[list(members)].sum())
                 full = usage + Usage(output_axons=n, crossing_axons=n)
-                if n and _breaks_more(full, usage, self.limits):
-                    broken.add(max(members.items(), key=lambda each: extra[each[0]])[1].population)
+                if of_slices is not None and n and _breaks_more(full, usage, self.limits):
+                    broken.add(members[max(members, key=lambda k: int(of_slices[k]))].population)
                 cores.append(Core(len(cores), chip, tuple(members.values()), full))
         mapping = Mapping(
             target=self.target,

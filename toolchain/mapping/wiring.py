@@ -56,19 +56,23 @@ class Wiring:
             axons = messages if axon is sending else np.bincount(owner[axon], minlength=len(messages))
             yield Heard(listener, connection, senders, messages[senders], axons[senders])
 
+    def nothing(self) -> dict[str, NDArray[np.int64]]:
+        """A zero for every neuron of each population, in its shape."""
+        return {name: np.zeros(owner.shape, np.int64) for name, owner in self.owner.items()}
+
     def axons(self) -> dict[str, NDArray[np.int64]]:
         """For each population how many output axons each neuron has to slices, in the population's shape.
 
         An axon that a column of neurons shares is counted at the first of them.
         """
-        found = {name: np.zeros(owner.shape, np.int64) for name, owner in self.owner.items()}
+        found = self.nothing()
         for _, _, source, box, _, axon in self._boxes():
             found[source][box] += axon
         return found
 
     def crossing(self, chips: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
         """As `axons`, those to slices on another chip alone. chips: of every slice."""
-        found = {name: np.zeros(owner.shape, np.int64) for name, owner in self.owner.items()}
+        found = self.nothing()
         home = {name: chips[owner] for name, owner in self.owner.items()}
         for listener, _, source, box, _, axon in self._boxes():
             found[source][box] += axon & (home[source][box] != chips[listener])
