@@ -11,6 +11,9 @@ from rich.text import Text
 from hw_targets import MARKS, Limit, Target
 from toolchain.report.text import table
 
+LONG = 24
+"""Characters of a value beyond which its column breaks over lines."""
+
 
 def target_table(targets: Sequence[Target]) -> Table:
     """One row a target: its size, and how its memory is accounted for."""
@@ -84,10 +87,12 @@ def _model_name(target: Target, name: str) -> str:
 
 
 def _numbers(title: str, limits: Mapping[str, Limit]) -> Table:
+    # A value of many numbers breaks over lines, so that names stay whole.
+    long = any(len(_value(limit.value)) > LONG for limit in limits.values())
     made = table(
         title,
         ("name", "left"),
-        ("value", "right"),
+        ("value", "wrap" if long else "right"),
         ("unit", "left"),
         ("source; mark", "wrap"),
         ("note", "wrap"),
@@ -112,17 +117,18 @@ def _systems(target: Target) -> Table:
     made = table(
         "boards and machines",
         ("name", "left"),
-        ("title", "wrap"),
+        ("title", "left"),
         ("chips", "right"),
-        ("rows x columns", "left"),
         ("source", "wrap"),
         ("mark", "left"),
         ("note", "wrap"),
     )
     for system in target.systems:
-        sources, note = Text(", ".join(system.source)), Text(system.note)
-        grid = "-" if system.grid is None else f"{_value(system.grid.value).replace(' ', ' x ')} ({system.grid.mark})"
-        made.add_row(system.name, Text(system.title), f"{system.chips:,}", grid, sources, system.mark, note)
+        notes = [system.note] if system.note else []
+        if system.grid is not None:
+            notes.append(f"grid of {_value(system.grid.value).replace(' ', ' x ')} chips ({system.grid.mark})")
+        sources, note = Text(", ".join(system.source)), Text("; ".join(notes))
+        made.add_row(system.name, Text(system.title), f"{system.chips:,}", sources, system.mark, note)
     return made
 
 
