@@ -188,9 +188,12 @@ class Convolution(Pattern):
         places = np.arange(self.target[1 + axis]) * self.stride[axis] - self.padding[axis][0]
         return places[None, :] + np.arange(self.size[axis])[:, None] * self.dilation[axis]
 
-    @cached_property
+    @property
     def entries(self) -> NDArray[np.int64]:
-        """Channel, kernel row, kernel column and output channel of every stored weight, shape (4, n_weights)."""
+        """Channel, kernel row, kernel column and output channel of every stored weight, shape (4, n_weights).
+
+        Worked out anew each time: kept, it would take more memory than the weights.
+        """
         tap = self.kernel.sources.astype(np.int64)
         rest, j = np.divmod(tap, self.size[1])
         c, i = np.divmod(rest, self.size[0])

@@ -84,7 +84,7 @@ class LIF:
     def step(self, state: State, a: NDArray[np.float64]) -> tuple[State, NDArray[np.bool_]]:
         """One time step with the weighted sums `a`, shape (samples, size); the new state and the spikes."""
         u = (1.0 - self.current_decay) * state.u + self.gain * a
-        v = (1.0 - self.voltage_decay) * state.v + u + self.gain * self.bias
+        v = (1.0 - self.voltage_decay) * state.v + u + self.gain * self.bias.astype(np.float64)
         return _fire(self, u, v, state.wait, self.threshold)
 
     def keep(self, neurons: NDArray[np.bool_]) -> LIF:
