@@ -1,4 +1,4 @@
-"""One slice costed in several ways in one run, as nanoseconds a synapse and as a ratio to ours.
+"""One slice costed in several ways in one run, as nanoseconds of CPU a synapse and as a ratio to ours.
 
 The peers: the same rule written one list at a time in plain Python (tests/mapping/slow_nxtf.py, from the rule's
 wording); the numpy definition; and nengo-loihi's own `Synapse.bits()`, where it is installed, against our cost by the
@@ -38,21 +38,21 @@ synapse._set_weights_indices([np.ones(r.shape, np.float32) for r in rows], indic
 synapse.format(weight_bits=7, delay_bits=0)
 times = []
 for _ in range(5):
-    began = time.perf_counter()
+    began = time.process_time()
     synapse.bits()
-    times.append(time.perf_counter() - began)
+    times.append(time.process_time() - began)
 print(min(times))
 """
 
 
 def best_of(function: Callable[[], object], times: int = 5) -> float:
-    """Seconds of the fastest of several runs, after one that is not counted."""
+    """Seconds of CPU of the fastest of several runs, after one that is not counted."""
     function()
     taken = []
     for _ in range(times):
-        began = time.perf_counter()
+        began = time.process_time()
         function()
-        taken.append(time.perf_counter() - began)
+        taken.append(time.process_time() - began)
     return min(taken)
 
 
