@@ -292,3 +292,22 @@ def test_packing_places_each_slice_once_and_keeps_every_limit(seed, capacity, re
     if share:  # first fit, largest first: never two cores that could be one
         for a, b in itertools.combinations(alone.totals, 2):
             assert any(limit.broken for limit in limits(a + b))
+
+
+def test_neurons_at_one_position_cross_together_on_loihi_2() -> None:
+    target = small_target("loihi2", cores_per_chip=1, compartments_per_core=40)
+    graph = conv_chain((2, 6, 6), 2)
+    program = compile_graph(graph, hw_targets.load("loihi2")).program
+    mapping = mapped(program, target, share_cores=False)
+    assert mapping.n_chips == len(mapping.cores) > 2
+    for core in mapping.cores:
+        (s,) = core.slices
+        mine = set(s.region.neurons().tolist())
+        n = 0
+        for c in program.out_of(s.population):
+            pairs = c.synapses.connectivity.unroll()[0]
+            for other in mapping.cores:
+                theirs = {n for t in other.slices if t.population == c.target for n in t.region.neurons().tolist()}
+                sent = {int(a) for a, b in zip(pairs.sources, pairs.targets, strict=True) if int(b) in theirs}
+                n += len({neuron % 36 for neuron in mine & sent}) if other is not core else 0
+        assert core.usage.crossing_axons == n

@@ -136,7 +136,7 @@ def place(
         if not now.broken:
             break
     else:
-        every = Wiring(program, now.mapping.slices).axons()
+        every = Wiring(program, now.mapping.slices, costing.by_position).axons()
         assumed.update({name: every[name] for name in now.broken})
         tried.append(placer.place(partition(program, costing, limits, method, dict(assumed), cut)))
     return min(tried, key=lambda each: each.rank).mapping
@@ -177,7 +177,7 @@ class _Placer:
         slices = [_without_crossing(s) for s in cut.slices]
         refit = _Refit(chip_lists(self.program, self.costing), self.costing)
         packer = Packer.of(slices, self.limits, self.cores_per_chip, self.share, refit)
-        wiring = Wiring(self.program, slices)
+        wiring = Wiring(self.program, slices, self.costing.by_position)
         alone = self._on_one_chip(packer)
         if alone is not None:
             return self._placed(cut, [alone], wiring.nothing())

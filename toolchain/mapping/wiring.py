@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from toolchain.ir import Program
+from toolchain.ir import Convolution, Program
 from toolchain.mapping.axons import first_in_column
 from toolchain.mapping.slices import Slice
 from toolchain.mapping.synapse_memory import Axons
@@ -31,9 +31,12 @@ class Heard:
 
 
 class Wiring:
-    """The slices of a program, and who of them sends to whom. Numbers of slices are those of the sequence."""
+    """The slices of a program, and who of them sends to whom. Numbers of slices are those of the sequence.
 
-    def __init__(self, program: Program, slices: Sequence[Slice]) -> None:
+    by_position: the neurons at one position of a map have their axons together where convolutions alone listen.
+    """
+
+    def __init__(self, program: Program, slices: Sequence[Slice], by_position: bool = False) -> None:
         self.program = program
         self.slices = slices
         self.by_population: dict[str, list[int]] = {}
@@ -46,6 +49,11 @@ class Wiring:
                 owner[tuple(slice(a, b) for a, b in slices[k].region.ranges)] = k
             self.owner[name] = owner
         """For each population the number of the slice that holds a neuron, in the population's shape."""
+        self.by_position = {name for name in self.owner if by_position and self._only_convolutions(name)}
+
+    def _only_convolutions(self, name: str) -> bool:
+        heard = self.program.out_of(name)
+        return bool(heard) and all(isinstance(c.synapses.connectivity, Convolution) for c in heard)
 
     def heard(self) -> Iterator[Heard]:
         """Every slice and every connection into it."""
@@ -102,6 +110,10 @@ class Wiring:
         shape = self.owner[source].shape
         if sending.ndim != len(shape):  # listed synapses out of a feature map
             sending, box = sending.reshape(shape), tuple(slice(None) for _ in shape)
+        owner = self.owner[source][box]
+        if source in self.by_position:
+            turned = first_in_column(sending.transpose(1, 0, 2), owner.transpose(1, 0, 2))
+            return box, sending, turned.transpose(1, 0, 2)
         if alone is None:
             return box, sending, sending
-        return box, sending, (sending & ~alone) | first_in_column(alone, self.owner[source][box])
+        return box, sending, (sending & ~alone) | first_in_column(alone, owner)
