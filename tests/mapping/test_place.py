@@ -6,6 +6,7 @@ import itertools
 from functools import cache
 
 import numpy as np
+import published_networks
 import slow_mapping
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -311,3 +312,14 @@ def test_neurons_at_one_position_cross_together_on_loihi_2() -> None:
                 sent = {int(a) for a, b in zip(pairs.sources, pairs.targets, strict=True) if int(b) in theirs}
                 n += len({neuron % 36 for neuron in mine & sent}) if other is not core else 0
         assert core.usage.crossing_axons == n
+
+
+def test_the_published_mobilenet_fills_one_chip_and_29_cores_of_another() -> None:
+    """Rueckauer et al. print 157 cores on two chips, in the order of the layers; no limit on what crosses is broken."""
+    target = hw_targets.load("loihi")
+    program = published_networks.mobilenet()
+    costing, limits = costing_of(target), limits_of(target, "nxtf")
+    cut = partition(program, costing, limits, "nxtf")
+    mapping = place(program, cut, costing, limits, target="loihi", cores_per_chip=128, share_cores=False, method="nxtf")
+    assert np.bincount([core.chip for core in mapping.cores]).tolist() == [128, 29]
+    assert rules.check_mapping(mapping, target, 2) == ()
