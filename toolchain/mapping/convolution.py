@@ -362,6 +362,12 @@ class ConvolvedSynapses:
         return self.known[key]
 
     @cached_property
+    def extremes(self) -> tuple[int, int, bool]:
+        """The smallest and the largest mantissa, 0 included, and whether any is 0."""
+        mantissa = self.synapses.mantissa
+        return int(mantissa.min(initial=0)), int(mantissa.max(initial=0)), not mantissa.all()
+
+    @cached_property
     def signs(self) -> NDArray[np.int8]:
         """Sign of every kernel entry, 0 where there is none: (source channels, height, width, output channels)."""
         c, i, j, o = self.pattern.entries
@@ -643,17 +649,16 @@ def _nxtf(part: ConvolutionPart, parameters: Parameters, choice: FormatChoice) -
     One list of both signs is tried first: two lists of one sign each have no fewer entries, and longer gaps, so they
     are for weights that one list cannot hold, or where nothing else may be used.
     """
-    mantissa = part.whole.synapses.mantissa
+    low, high, any_zero = part.whole.extremes
     weight_bits = stored_weight_bits(part.whole.synapses.weight_bits, parameters)
     half, top = 1 << (weight_bits - 1), (1 << weight_bits) - 1
-    low, high = int(mantissa.min(initial=0)), int(mantissa.max(initial=0))
     fits = {"one_list": -half <= low and high < half, "shared_sign": -top <= low and high <= top}
     best: SliceCost | None = None
     for signs in ("one_list", "shared_sign"):
         if best is not None or signs not in choice.sign_lists or not fits[signs]:
             continue
         for encoding in choice.encodings:
-            if encoding == "dense2" and not mantissa.all():
+            if encoding == "dense2" and any_zero:
                 continue  # a weight of zero could not be told from a gap
             found = _nxtf_in(part, parameters, choice, encoding, signs, weight_bits)
             if found is not None and (best is None or found.words < best.words):

@@ -10,6 +10,7 @@ Intel's published compiler and takes the first.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -216,7 +217,7 @@ class MapCutter:
         members = [[np.flatnonzero(np.array(k) == kind) for kind in sorted(set(k))] for k in kinds]
         cells = sorted(
             itertools.product(*(range(len(m)) for m in members)),
-            key=lambda cell: -float(np.prod([len(members[axis][k]) for axis, k in enumerate(cell)])),
+            key=lambda cell: -math.prod(len(members[axis][k]) for axis, k in enumerate(cell)),
         )
         for cell in cells:
             where = [members[axis][k] for axis, k in enumerate(cell)]

@@ -51,9 +51,10 @@ class Usage:
     def of_registers(cls, neurons: Compartments, region: Region) -> Usage:
         """The configurations that the neurons of a region need, each different one once."""
         common = (neurons.bias_exponent, neurons.reset, neurons.refractory)
-        decays = np.unique(np.stack(np.broadcast_arrays(*(_values(neurons, f, region) for f in ("du", "dv")))), axis=1)
+        du, dv = np.broadcast_arrays(*(_values(neurons, f, region) for f in ("du", "dv")))
+        decays = set(zip(du.tolist(), dv.tolist(), strict=True))
         return cls(
-            compartment_configs=frozenset((du, dv, *common) for du, dv in decays.T.tolist()),
+            compartment_configs=frozenset((*decay, *common) for decay in decays),
             threshold_configs=frozenset(_values(neurons, "vth", region).tolist()),
         )
 
