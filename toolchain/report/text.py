@@ -184,10 +184,8 @@ def messages(traffic: Facts) -> str:
     parts = (("within_core", "within a core"), ("within_chip", "between cores"), ("between_chips", "between chips"))
     shares = ", ".join(f"{places(100 * traffic[key] / total)} % {words}" for key, words in parts if traffic[key])
     words = f"{total:,} when every neuron fires once: {shares}"
-    hops = traffic["hops_east_west"]
-    if hops is None:
-        return words
-    return words + f"; {places((hops + traffic['hops_north_south']) / total)} hops from tile to tile each"
+    hops = (traffic["hops_east_west"] or 0) + (traffic["hops_north_south"] or 0)
+    return words + (f"; {places(hops / total)} hops from tile to tile each" if hops else "")
 
 
 def _dense(dense: Facts | None) -> str:
