@@ -16,11 +16,11 @@ def test_a_run_of_a_flat_population() -> None:
     assert Region.whole((10,)).is_whole
 
 
-def test_a_box_of_a_map_counts_channels_fastest() -> None:
+def test_a_box_of_a_map_goes_down_its_columns() -> None:
     region = Region((2, 3, 4), ((0, 2), (1, 3), (2, 3)))
     assert (len(region), str(region), region.extents) == (4, "[0:2, 1:3, 2:3]", (2, 2, 1))
-    # Position (1, 2) of both channels, then position (2, 2).
-    assert region.neurons().tolist() == [6, 18, 10, 22]
+    assert region.neurons().tolist() == [6, 10, 18, 22]
+    assert Region.whole((1, 2, 3)).neurons().tolist() == [0, 3, 1, 4, 2, 5]
     values = np.arange(24)
     assert region.of(values).reshape(-1).tolist() == [6, 10, 18, 22]
     region.of(values)[:] = 0  # a view

@@ -68,11 +68,11 @@ class Region:
     def neurons(self) -> NDArray[np.int64]:
         """Numbers of the neurons in the population, int64, in the order of the core's compartments.
 
-        A population with one axis is in order. Of a map the channels of one position stand together, positions row by
-        row (source: the published compiler, whose maps have channels last).
+        A population with one axis is in order. A map goes channel by channel, in each from left to right, column by
+        column (source: NxTF). Where kernels are shared, columns are interleaved besides: see `convolution.Layout`.
         """
         numbers = self.of(np.arange(prod(self.shape), dtype=np.int64))
-        return np.ascontiguousarray(np.moveaxis(numbers, 0, -1)).reshape(-1) if numbers.ndim > 1 else numbers.copy()
+        return np.ascontiguousarray(np.swapaxes(numbers, -1, -2)).reshape(-1) if numbers.ndim > 1 else numbers.copy()
 
     def __str__(self) -> str:
         return f"[{', '.join(f'{a}:{b}' for a, b in self.ranges)}]"
