@@ -682,6 +682,10 @@ def _nxtf_in(
 ) -> SliceCost | None:
     """The cost in one combination; None where the registers do not do."""
     modes = SIGNS_OF[signs]
+    if choice.formats is not None and part.axons.n_synapses:
+        mine = REGISTER_KIND[encoding], weight_bits, part.whole.delay_bits, part.whole.synapses.exponent
+        if all((f.encoding, f.weight_bits, f.delay_bits, f.weight_exponent) != mine for f in choice.formats):
+            return None  # seen before anything is counted
     block = part.whole.block(part.outputs, signs == "shared_sign")
     lists = part.lists(block, modes)
     found = entries(encoding, lists.indptr, lists.targets, rule)
