@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from toolchain.errors import Diagnostic, Interrupted, SnncError
 from toolchain.files import write_text
-from toolchain.training import augment, checkpoint, evaluate, memory, precision, progress, quantise
+from toolchain.training import augment, checkpoint, evaluate, precision, progress, quantise
 from toolchain.training.data import Dataset, load
 from toolchain.training.layers import Weights
 from toolchain.training.methods import Clock, Run
@@ -76,7 +76,7 @@ def train(
         write_text(folder / "recipe.toml", recipe.to_toml())
     reporter = progress.automatic() if reporter is None else reporter
     try:
-        with memory.kept(), _stop_signals() as stopped:
+        with _stop_signals() as stopped:
             session.run(reporter, stopped)
     finally:
         reporter.close()
