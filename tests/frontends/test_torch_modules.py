@@ -125,7 +125,7 @@ def test_a_residual_recurrent_network(how) -> None:
 def test_the_example_of_the_page(capsys) -> None:
     page = (Path(__file__).parents[2] / "docs" / "from_torch.md").read_text()
     code, printed = re.findall(r"```(?:python|text)\n(.*?)```", page, re.DOTALL)[:2]
-    assert len(code.splitlines()) <= 20
+    assert len(code.splitlines()) <= 25
     exec(compile(code, "from_torch.md", "exec"), {})
     assert capsys.readouterr().out == printed
 
