@@ -30,7 +30,7 @@ from toolchain.mapping.place import Core, place
 from toolchain.mapping.place import Mapping as CoreMapping
 from toolchain.pipeline import Compilation, Options
 
-SCHEMA = 1
+SCHEMA = 2
 NEEDED = ("graph.onnx", "mapping.json", "program.onnx", "report.json", "target.json")
 MADE_FROM_HASH = ("report.json", "report.html", "per_core.csv")
 """Files that name the hash, and are therefore not in it."""

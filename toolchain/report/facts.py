@@ -23,7 +23,7 @@ from toolchain.mapping.usage import Limit, Usage
 from toolchain.report.groups import core_groups
 from toolchain.report.names import operation, synapses_title
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 STATEMENT = "estimate, executed on nothing"
 COUNTED = "bare weights; the chip's rule is not public"
 MEMORY_RULE = "synapse memory"
