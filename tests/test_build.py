@@ -146,8 +146,8 @@ def change(copy: Path, **changes: object) -> None:
 
 
 def test_a_newer_schema(copy: Path) -> None:
-    change(copy, schema=2)
-    assert refused(copy, "another version of snnc").got == "schema 2"
+    change(copy, schema=3)
+    assert refused(copy, "another version of snnc").got == "schema 3"
 
 
 @pytest.mark.parametrize(
