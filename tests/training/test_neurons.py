@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from toolchain.ir.neurons import Compartments
-from toolchain.training import neurons
+from toolchain.training import kernels, neurons
 from toolchain.training.neurons import Neuron
 from toolchain.training.spiking import CurrentLIF
 from toolchain.training.spiking import run as run_module
@@ -179,3 +179,16 @@ def test_threads_change_nothing():
     alone = result()
     torch.set_num_threads(3)
     assert all(torch.equal(one, other) for one, other in zip(alone, result(), strict=True))
+
+
+def test_without_a_folder_for_compiled_code_every_process_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = kernels.numba.njit
+
+    def njit(**options: object):
+        if options.get("cache"):
+            raise RuntimeError("no locator available")
+        return plain(**options)
+
+    monkeypatch.setattr(kernels.numba, "njit", njit)
+    assert kernels.compiled(lambda x: x + 1)(2) == 3
+    assert kernels.inlined(lambda x: x + 1).py_func(2) == 3

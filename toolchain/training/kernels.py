@@ -15,8 +15,21 @@ import numpy as np
 BLOCK = 1024
 """Neurons at a time: their state and the pieces of one step fit the first level of cache."""
 
-compiled: Callable[..., Any] = numba.njit(cache=True, nogil=True)
-inlined: Callable[..., Any] = numba.njit(cache=True, nogil=True, inline="always")
+
+def _jit(function: Callable[..., Any], **options: Any) -> Any:
+    """Compiled, and kept on disk where there is a folder for it; else compiled anew by every process."""
+    try:
+        return numba.njit(cache=True, nogil=True, **options)(function)
+    except RuntimeError:
+        return numba.njit(nogil=True, **options)(function)
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    return _jit(function)
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    return _jit(function, inline="always")
 
 
 @inlined
