@@ -190,5 +190,6 @@ def test_without_a_folder_for_compiled_code_every_process_compiles(monkeypatch: 
         return plain(**options)
 
     monkeypatch.setattr(kernels.numba, "njit", njit)
-    assert kernels.compiled(lambda x: x + 1)(2) == 3
-    assert kernels.inlined(lambda x: x + 1).py_func(2) == 3
+    made = kernels.compiled(lambda x: x + 1), kernels.inlined(lambda x: x + 2)
+    monkeypatch.undo()
+    assert [function(2) for function in made] == [3, 4]
