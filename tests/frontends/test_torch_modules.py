@@ -419,3 +419,12 @@ def test_a_bias_before_neurons_with_synaptic_decay() -> None:
     module = nn.Sequential(nn.Linear(3, 2), CurrentLIF(0.5, 0.25))
     nn.init.ones_(module[0].bias)
     refused(module, (3,), "a bias has no synaptic decay", "1 (CurrentLIF)", "without a bias")
+
+
+@pytest.mark.parametrize(
+    ("module", "example", "where"), [("net", torch.zeros(1, 2), "module"), (nn.Linear(2, 2), 3, "example_input")]
+)
+def test_what_is_no_module_and_what_is_no_tensor(module, example, where: str) -> None:
+    with pytest.raises(SnncError, match="a module and a tensor are needed") as error:
+        toolchain.from_torch(module, example, steps=2)
+    assert error.value.where == where

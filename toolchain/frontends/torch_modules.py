@@ -66,6 +66,9 @@ def from_torch(
         SnncError: operators that no spiking network on a chip computes, all of them at once, each with its place;
             shapes that do not chain; a module that torch.fx cannot trace.
     """
+    for where, got, kind in (("module", module, nn.Module), ("example_input", example_input, torch.Tensor)):
+        if not isinstance(got, kind):
+            raise SnncError("a module and a tensor are needed", where=where, got=type(got).__name__, allowed=str(kind))
     name = type(module).__name__ if name is None else name
     traced = _traced(module, name)
     try:
