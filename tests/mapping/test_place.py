@@ -247,7 +247,10 @@ def test_orders_across_the_layers_keep_neighbours_of_a_map_on_one_chip() -> None
     def crossing(order: list[int]) -> int:
         chips = np.empty(len(order), np.int64)
         chips[order] = np.arange(len(order)) // 8
-        return int(wiring.sums(wiring.crossing(chips)).sum())
+        found = wiring.edges.crossing(chips)
+        by_neuron = wiring.crossing(chips, wiring.owner)
+        assert found.tolist() == [s.region.of(by_neuron[s.population]).sum() for s in wiring.slices]
+        return int(found.sum())
 
     assert sorted(orders[0]) == network
     assert crossing(orders[0]) < 0.5 * crossing(network)

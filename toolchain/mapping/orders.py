@@ -2,40 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from toolchain.mapping.packing import Packer
 from toolchain.mapping.slices import Slice
-from toolchain.mapping.wiring import Heard, Wiring
+from toolchain.mapping.wiring import Edges, Wiring
 
 BLOCKS = (1, 2, 3, 4, 8)
 """Populations in a row whose slices are mixed by position; and all of them."""
 
-MOST_AXONS = 30_000_000
-"""Input axons of all slices up to which several orders are compared."""
+MOST_PAIRS = 4_000_000
+"""Pairs of slices that send to each other up to which orders are compared, which looks at every pair some 50 times.
+
+Where there are more, every slice hears nearly all of the layer before, and no order keeps its axons on a chip."""
 
 ROUNDS = 4
-
-
-@dataclass(frozen=True, eq=False)
-class _Edges:
-    """Pairs of slices of which one sends to the other, and by how many axons."""
-
-    senders: NDArray[np.int64]
-    listeners: NDArray[np.int64]
-    axons: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, heard: Sequence[Heard]) -> _Edges:
-        return cls(
-            np.concatenate([[], *(h.senders for h in heard)]).astype(np.int64),
-            np.repeat([h.listener for h in heard], [len(h.senders) for h in heard]).astype(np.int64),
-            np.concatenate([[], *(h.axons for h in heard)]).astype(np.int64),
-        )
 
 
 def best_orders(wiring: Wiring, packer: Packer) -> list[list[int]]:
@@ -45,9 +27,9 @@ def best_orders(wiring: Wiring, packer: Packer) -> list[list[int]]:
     as its most used limit, its axons to other chips included.
     """
     network = np.arange(len(wiring.slices))
-    if sum(s.usage.input_axons for s in wiring.slices) > MOST_AXONS:
+    edges = wiring.edges
+    if len(edges.axons) > MOST_PAIRS:
         return [network.tolist()]
-    edges = _Edges.of(list(wiring.heard()))
     found: dict[bytes, tuple[tuple[int, int, int], int, NDArray[np.int64]]] = {}
     for number, order in enumerate([network, *_across(wiring)]):
         if order.tobytes() not in found:
@@ -56,7 +38,7 @@ def best_orders(wiring: Wiring, packer: Packer) -> list[list[int]]:
     return [order.tolist() for _, _, order in ranked]
 
 
-def _judge(order: NDArray[np.int64], edges: _Edges, packer: Packer) -> tuple[int, int, int]:
+def _judge(order: NDArray[np.int64], edges: Edges, packer: Packer) -> tuple[int, int, int]:
     """Chips, cores' worth of room, and axons that cross, for slices placed in an order."""
     need = packer.base.max(axis=1, initial=0.0)
     crossing = np.zeros(len(order), np.int64)
@@ -65,8 +47,7 @@ def _judge(order: NDArray[np.int64], edges: _Edges, packer: Packer) -> tuple[int
         end = np.cumsum(taken[order])
         chips = np.empty(len(order), np.int64)
         chips[order] = ((end - taken[order] / 2) / packer.capacity).astype(np.int64)
-        apart = chips[edges.senders] != chips[edges.listeners]
-        crossing = np.bincount(edges.senders[apart], edges.axons[apart], minlength=len(order)).astype(np.int64)
+        crossing = edges.crossing(chips)
         need = (packer.base + crossing[:, None] * packer.slope).max(axis=1, initial=0.0)
     return int(chips.max(initial=0)) + 1, int(np.ceil(need.sum())), int(crossing.sum())
 

@@ -128,8 +128,8 @@ def place(
     tried, now = [first], first
     assumed: dict[str, NDArray[np.int64]] = {}
     for _ in range(RECUTS):
-        for name in now.broken:
-            assumed[name] = np.maximum(assumed.get(name, 0), now.crossing[name])
+        for name, crossing in now.crossing().items():
+            assumed[name] = np.maximum(assumed.get(name, 0), crossing)
         cut = partition(program, costing, limits, method, dict(assumed), cut)
         now = placer.place(cut)
         tried.append(now)
@@ -144,14 +144,19 @@ def place(
 
 @dataclass(frozen=True, eq=False)
 class _Placed:
-    """A mapping. crossing: for each population the axons of each neuron that go to other chips.
+    """A mapping, and the chip of every slice of the cut.
 
-    broken: populations with the most such axons on a core that breaks a limit which it would keep without them.
+    broken: populations with the most axons to other chips on a core that breaks a limit which it keeps without them.
     """
 
     mapping: Mapping
-    crossing: dict[str, NDArray[np.int64]]
+    wiring: Wiring
+    chips: NDArray[np.int64]
     broken: frozenset[str]
+
+    def crossing(self) -> dict[str, NDArray[np.int64]]:
+        """For each of the `broken` populations the axons of each neuron that go to other chips."""
+        return self.wiring.crossing(self.chips, self.broken)
 
     @property
     def rank(self) -> tuple[bool, bool, int, int, int]:
@@ -180,7 +185,7 @@ class _Placer:
         wiring = Wiring(self.program, slices, self.costing.by_position)
         alone = self._on_one_chip(packer)
         if alone is not None:
-            return self._placed(cut, [alone], wiring.nothing())
+            return self._placed(cut, wiring, [alone])
         packer = replace(packer, crossing=np.array([s.usage.crossing_axons for s in cut.slices]))
         best: _Placed | None = None
         for order in self._orders(wiring, packer):
@@ -221,16 +226,15 @@ class _Placer:
         for _ in range(FILLS):
             chips = packer.fill(order, room)
             if sum(len(chip.cores) for chip in chips) <= packer.capacity and not packer.crossing.any():
-                return self._placed(cut, [[core for chip in chips for core in chip.cores]], wiring.nothing())
+                return self._placed(cut, wiring, [[core for chip in chips for core in chip.cores]])
             of_slice = np.zeros(len(wiring.slices), np.int64)
             for number, chip in enumerate(chips):
                 of_slice[chip.members()] = number
-            crossing = wiring.crossing(of_slice)
-            packer = replace(packer, crossing=wiring.sums(crossing))
+            packer = replace(packer, crossing=wiring.edges.crossing(of_slice))
             again = [packer.first_fit(chip.members()) for chip in chips]
             fits = max(len(chip.cores) for chip in again) <= packer.capacity
             filled = [chip.cores for chip in (again if fits else chips)]
-            made = self._placed(cut, filled, crossing, packer.crossing)
+            made = self._placed(cut, wiring, filled, packer.crossing)
             total = sum(len(chip.cores) for chip in again)
             even = -(-total // -(-total // packer.capacity))
             if fits and (not made.broken or room <= even):
@@ -244,15 +248,17 @@ class _Placer:
     def _placed(
         self,
         cut: Partition,
+        wiring: Wiring,
         chips: list[list[dict[int, Slice]]],
-        crossing: dict[str, NDArray[np.int64]],
         of_slices: NDArray[np.int64] | None = None,
     ) -> _Placed:
         """The mapping of filled cores. of_slices: axons of every slice to other chips (None: there are none)."""
         cores: list[Core] = []
         broken: set[str] = set()
+        home = np.zeros(len(cut.slices), np.int64)
         for chip, filled in enumerate(chips):
             for members in sorted((dict(sorted(core.items())) for core in filled), key=lambda core: min(core)):
+                home[list(members)] = chip
                 usage = sum((s.usage for s in members.values()), Usage())
                 n = 0 if of_slices is None else int(of_slices[list(members)].sum())
                 full = usage + Usage(output_axons=n, crossing_axons=n)
@@ -267,7 +273,7 @@ class _Placer:
             impossible=cut.impossible,
             cores_per_chip=self.cores_per_chip,
         )
-        return _Placed(mapping, crossing, frozenset(broken))
+        return _Placed(mapping, wiring, home, frozenset(broken))
 
 
 def _breaks_more(usage: Usage, alone: Usage, limits: Limits) -> bool:

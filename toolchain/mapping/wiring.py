@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,28 @@ class Heard:
     senders: NDArray[np.int64]
     messages: NDArray[np.int64]
     axons: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Edges:
+    """Pairs of slices of which one sends to the other, by their numbers, and by how many axons. All arrays int64."""
+
+    senders: NDArray[np.int64]
+    listeners: NDArray[np.int64]
+    axons: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, heard: Sequence[Heard]) -> Edges:
+        return cls(
+            np.concatenate([[], *(h.senders for h in heard)]).astype(np.int64),
+            np.repeat([h.listener for h in heard], [len(h.senders) for h in heard]).astype(np.int64),
+            np.concatenate([[], *(h.axons for h in heard)]).astype(np.int64),
+        )
+
+    def crossing(self, chips: NDArray[np.int64]) -> NDArray[np.int64]:
+        """For every slice its axons to slices on another chip. chips: of every slice."""
+        apart = chips[self.senders] != chips[self.listeners]
+        return np.bincount(self.senders[apart], self.axons[apart], minlength=len(chips)).astype(np.int64)
 
 
 class Wiring:
@@ -64,6 +87,11 @@ class Wiring:
             axons = messages if axon is sending else np.bincount(owner[axon], minlength=len(messages))
             yield Heard(listener, connection, senders, messages[senders], axons[senders])
 
+    @cached_property
+    def edges(self) -> Edges:
+        """Every pair of slices. Found once: whatever placement is tried, what crosses is then a sum over pairs."""
+        return Edges.of(list(self.heard()))
+
     def nothing(self) -> dict[str, NDArray[np.int64]]:
         """A zero for every neuron of each population, in its shape."""
         return {name: np.zeros(owner.shape, np.int64) for name, owner in self.owner.items()}
@@ -78,31 +106,30 @@ class Wiring:
             found[source][box] += axon
         return found
 
-    def crossing(self, chips: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
-        """As `axons`, those to slices on another chip alone. chips: of every slice."""
-        found = self.nothing()
-        home = {name: chips[owner] for name, owner in self.owner.items()}
-        for listener, _, source, box, _, axon in self._boxes():
+    def crossing(self, chips: NDArray[np.int64], populations: Collection[str]) -> dict[str, NDArray[np.int64]]:
+        """As `axons` for some populations, of the axons to slices on another chip alone. chips: of every slice.
+
+        Looks at every synapse pattern again; the sums over slices, `edges.crossing`, cost next to nothing.
+        """
+        home = {name: chips[self.owner[name]] for name in populations}
+        found = {name: np.zeros(owner.shape, np.int64) for name, owner in home.items()}
+        for listener, _, source, box, _, axon in self._boxes(populations):
             found[source][box] += axon & (home[source][box] != chips[listener])
         return found
 
-    def sums(self, values: Mapping[str, NDArray[np.int64]]) -> NDArray[np.int64]:
-        """For every slice the sum of a value over its neurons; values as `crossing` gives them."""
-        out = np.zeros(len(self.slices), np.int64)
-        for name, members in self.by_population.items():
-            for k in members:
-                out[k] = values[name][tuple(slice(a, b) for a, b in self.slices[k].region.ranges)].sum()
-        return out
-
     def _boxes(
-        self,
+        self, populations: Collection[str] | None = None
     ) -> Iterator[tuple[int, str, str, tuple[slice, ...], NDArray[np.bool_], NDArray[np.bool_]]]:
-        """Listener, connection, source; the box of the source that sends, which of it do, and which begin an axon."""
+        """Listener, connection, source; the box of the source that sends, which of it do, and which begin an axon.
+
+        populations: the sources that are looked at (None: all that have slices).
+        """
+        wanted = self.owner if populations is None else populations
         sources = {c.name: c.source for c in self.program.connections}
         for k, s in enumerate(self.slices):
             for name, cost in s.costs.items():
                 source = sources[name]
-                if source in self.owner:
+                if source in wanted:
                     yield k, name, source, *self._box(cost.axons, source)
 
     def _box(self, axons: Axons, source: str) -> tuple[tuple[slice, ...], NDArray[np.bool_], NDArray[np.bool_]]:
