@@ -21,6 +21,7 @@ from toolchain.ir import (
     Program,
     make_input,
 )
+from toolchain.mapping.axons import EntryTables, OutputAxons
 from toolchain.mapping.partition import METHODS, Partition, partition
 from toolchain.mapping.slices import Slice
 
@@ -283,3 +284,25 @@ def test_large_maps_are_cut_by_kinds_of_slices() -> None:
         s.region.of(covered.reshape(-1))[...] += 1
     assert bool((covered == 1).all())
     assert len(list(itertools.islice(cut.slices, 3))) == 3
+
+
+@settings(max_examples=80)
+@given(st.data())
+def test_tables_of_many_grids_are_those_of_each(data: st.DataObject) -> None:
+    """Listeners are boxes, as slices make them: each is reached by shared axons from a part of its sources."""
+    shape = tuple(data.draw(st.integers(1, 7)) for _ in range(3))
+    out = OutputAxons.of(shape)
+    random = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    out.targets[:] = random.integers(0, 4, out.targets.size)
+    cut = np.sort(random.integers(0, shape[1] + 1, 2))  # owners follow each other down the columns
+    owner = np.repeat([1, 2, 3], np.diff([0, *cut, shape[1]]))[None, :, None]
+    out.owner[:] = (owner * (random.random(shape) < 0.6)).reshape(-1)
+    if data.draw(st.booleans()):
+        out.crossing[:] = random.integers(0, 3, out.crossing.size)
+    tables = EntryTables.of(out)
+    for _ in range(3):
+        steps = [data.draw(st.integers(1, n)) for n in shape]
+        grid = [[(a, min(n, a + k)) for a in range(0, n, k)] for n, k in zip(shape, steps, strict=True)]
+        assert np.array_equal(tables.table(grid), out.table(grid))
+        assert np.array_equal(tables.crossing_table(grid), out.crossing_table(grid))
+        assert out.least <= int(out.table(grid).sum())

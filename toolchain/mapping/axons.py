@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,12 @@ class OutputAxons:
         size = int(np.prod(shape))
         return cls(shape, np.zeros(size, np.int64), np.zeros(size, np.int32), np.zeros(size, np.int64), by_position)
 
+    @property
+    def least(self) -> int:
+        """Entries of the whole population in any grid, at least: shared axons are left out."""
+        own = self.targets[self.owner == 0].sum() if not self.by_position else 0
+        return int(own + self.crossing.sum())
+
     def add(self, axons: Axons, number: int) -> None:
         """One more slice that listens; number: any but 0, different for every slice."""
         box, sending, alone = axons.sources()
@@ -68,6 +75,74 @@ class OutputAxons:
         """Axons to other chips of every box of a grid, as `table` has them."""
         inner = tuple(slice(axis[0][0], axis[-1][1]) for axis in ranges)
         return _summed(self.crossing.reshape(self.shape)[inner], [[a - axis[0][0] for a, _ in axis] for axis in ranges])
+
+
+@dataclass(frozen=True, eq=False)
+class EntryTables:
+    """`OutputAxons.table` and `crossing_table` for many grids over the whole population, which is final by now.
+
+    upto: int64, (channels, height + 1, width), entries of each column above a row, shared axons counted where their
+    owner is the first of its column.  following: int32, (channels, height, width), the first row from here on with a
+    shared axon, height if none.  begun: bool, whether that axon was counted further up.  crossing: as `upto`.
+    """
+
+    axons: OutputAxons
+    upto: NDArray[np.int64]
+    following: NDArray[np.int32] | None
+    begun: NDArray[np.bool_] | None
+    crossing: NDArray[np.int64] | None
+    by_rows: dict[tuple[Range, ...], NDArray[np.int64]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, axons: OutputAxons) -> EntryTables:
+        owner, targets = axons.owner.reshape(axons.shape), axons.targets.reshape(axons.shape)
+        crossing = axons.crossing.reshape(axons.shape)
+        own: NDArray[np.int64] = np.add(targets, crossing)
+        following, begun = None, None
+        marks = owner > 0
+        if marks.any():
+            fresh = first_in_column(marks, owner)
+            own = np.where(marks, crossing + SHARED_ENTRIES * fresh, own)
+            height = axons.shape[1]
+            rows = np.where(marks, np.arange(height, dtype=np.int32)[None, :, None], np.int32(height))
+            following = np.ascontiguousarray(np.minimum.accumulate(rows[:, ::-1], axis=1)[:, ::-1])
+            at = np.minimum(following, height - 1)
+            begun = (following < height) & ~np.take_along_axis(fresh, at, axis=1)
+        return cls(axons, _upto(own), following, begun, _upto(crossing) if crossing.any() else None)
+
+    def table(self, ranges: Sequence[Sequence[Range]]) -> NDArray[np.int64]:
+        """Entries of every box of a grid that covers the population."""
+        if self.axons.by_position:
+            return self.axons.table([list(axis) for axis in ranges])
+        rows = tuple(ranges[1])
+        if rows not in self.by_rows:
+            first, last = np.array(rows).T
+            found = self.upto[:, last] - self.upto[:, first]
+            if self.following is not None and self.begun is not None:
+                again = self.begun[:, first] & (self.following[:, first] < last[:, None])
+                found += SHARED_ENTRIES * again
+            self.by_rows[rows] = found
+        return _outer(self.by_rows[rows], ranges)
+
+    def crossing_table(self, ranges: Sequence[Sequence[Range]]) -> NDArray[np.int64]:
+        """Axons to other chips of every box of a grid that covers the population."""
+        if self.crossing is None:
+            return np.zeros([len(axis) for axis in ranges], np.int64)
+        first, last = np.array(ranges[1]).T
+        return _outer(self.crossing[:, last] - self.crossing[:, first], ranges)
+
+
+def _upto(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Sums down the columns, from nothing to everything."""
+    out = np.zeros((values.shape[0], values.shape[1] + 1, values.shape[2]), np.int64)
+    np.cumsum(values, axis=1, out=out[:, 1:])
+    return out
+
+
+def _outer(by_rows: NDArray[np.int64], ranges: Sequence[Sequence[Range]]) -> NDArray[np.int64]:
+    """Sums over channels and columns, where those over rows are taken."""
+    across = np.add.reduceat(by_rows, [a for a, _ in ranges[2]], axis=2)
+    return np.add.reduceat(across, [a for a, _ in ranges[0]], axis=0)
 
 
 def first_in_column(marks: NDArray[np.bool_], group: NDArray[np.integer]) -> NDArray[np.bool_]:

@@ -120,6 +120,10 @@ class Reach:
         counts = np.bincount([p for p in self.pattern if p >= 0], minlength=len(self.kernel))
         return tuple(counts.tolist())
 
+    def incidence(self, size: int) -> NDArray[np.int32]:
+        """Which kernel rows (columns), of `size`, each pattern has: 1 or 0."""
+        return _incidence(self.kernel, size)
+
     def counts(self, marked: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Sources with each pattern, and those of them that are marked."""
         pattern = np.array(self.pattern, np.int64)
@@ -413,7 +417,7 @@ class ConvolvedSynapses:
         """Whether a source channel has an entry at a kernel place into some output channels: (channels, kernel)."""
         return self._once(("present", outputs), lambda: (self.signs[..., outputs[0] : outputs[1]] != 0).any(axis=3))
 
-    def _entries(self, outputs: Range) -> NDArray[np.int64]:
+    def entries_at(self, outputs: Range) -> NDArray[np.int64]:
         """Kernel entries at each place into some output channels: (kernel height, kernel width)."""
         return self._once(
             ("entries", outputs), lambda: (self.signs[..., outputs[0] : outputs[1]] != 0).sum(axis=(0, 3))
@@ -440,7 +444,7 @@ class ConvolvedSynapses:
             column_reach,
             self._exists(outputs, row_reach, column_reach),
             np.sort(self.block(outputs, False).channels),
-            int(hits[0] @ self._entries(outputs) @ hits[1]),
+            int(hits[0] @ self.entries_at(outputs) @ hits[1]),
             exclusive if self.may_share else None,
             self.single,
         )
@@ -452,22 +456,41 @@ class ConvolvedSynapses:
         """Which sources send to one slice only, when the target map is cut into this grid."""
         channels, rows, columns = grid
 
-        def alone(ranges: tuple[Range, ...], n: int, reaching: Callable[[Range], NDArray[np.int64]]) -> NDArray:
-            slices = np.zeros(n, np.int64)
-            for within in ranges:
-                slices[reaching(within)] += 1
-            return slices == 1
+        def alone(axis: int, ranges: tuple[Range, ...]) -> NDArray[np.bool_]:
+            n = self.pattern.source[1 + axis]
+            reads = self.pattern.reads(axis)[:, ranges[0][0] : ranges[-1][1]]
+            inside = (reads >= 0) & (reads < n)
+            part = np.repeat(np.arange(len(ranges)), [b - a for a, b in ranges])
+            pairs = np.unique((reads * len(ranges) + part)[inside])
+            return np.equal(np.bincount(pairs // len(ranges), minlength=n), 1)
 
-        source = self.pattern.source
+        def alone_by_channel() -> NDArray[np.bool_]:
+            parts = np.logical_or.reduceat(self.linked, [a for a, _ in channels], axis=1)
+            return np.equal(parts.sum(axis=1), 1)
+
         return Exclusive(
-            self._once(("rows", rows), lambda: alone(rows, source[1], lambda r: self.reach(0, r, None).reaching)),
-            self._once(
-                ("columns", columns), lambda: alone(columns, source[2], lambda r: self.reach(1, r, None).reaching)
-            ),
-            self._once(
-                ("channels", channels), lambda: alone(channels, source[0], lambda r: self.block(r, False).channels)
-            ),
+            self._once(("rows", rows), lambda: alone(0, rows)),
+            self._once(("columns", columns), lambda: alone(1, columns)),
+            self._once(("channels", channels), alone_by_channel),
         )
+
+    def reaching(self, axis: int, within: Range) -> NDArray[np.int64]:
+        """The source rows (0) or columns (1) that reach a range of target rows or columns."""
+        reads = self.pattern.reads(axis)[:, within[0] : within[1]]
+        return np.unique(reads[(reads >= 0) & (reads < self.pattern.source[1 + axis])])
+
+    @cached_property
+    def linked(self) -> NDArray[np.bool_]:
+        """Whether any kernel entry leads from a source channel to an output channel: (source, output channels)."""
+        c, _, _, o = self.pattern.entries
+        table = np.zeros((self.pattern.source[0], self.pattern.target[0]), bool)
+        table[c, o] = True
+        return table
+
+    def whole_channels(self, outputs: Range) -> NDArray[np.bool_]:
+        """Source channels of which every source in reach of a slice of these output channels has a synapse there."""
+        found: NDArray[np.bool_] = np.all(self._present(outputs), axis=(1, 2))
+        return found
 
     def kind(self, axis: int, within: Range, layout: Layout | None, exclusive: Exclusive) -> tuple[object, ...]:
         """What the cost of a slice depends on along an axis of the target: channels, rows or columns."""
@@ -496,7 +519,7 @@ class ConvolvedSynapses:
         times, weight = np.array(row_reach.times(), np.int64), self.synapses.weight_bits + self.delay_bits
         row_of = times @ _incidence(row_reach.kernel, self.pattern.size[0])
         column_of = _incidence(column_reach.kernel, self.pattern.size[1]).sum(axis=0)
-        bare = int(row_of @ self._entries(outputs) @ column_of) * weight // 64
+        bare = int(row_of @ self.entries_at(outputs) @ column_of) * weight // 64
         if not self.full:
             present = self._exists(outputs, row_reach, column_reach)
             yield max(bare, int(np.einsum("crs,r->", present, times)))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolchain.ir import Compartments
-from toolchain.mapping.axons import OutputAxons
+from toolchain.mapping.axons import EntryTables, OutputAxons
 from toolchain.mapping.convolution import ConvolvedSynapses, Exclusive, Layout, destination_groups
 from toolchain.mapping.region import Range, Region
+from toolchain.mapping.screen import Screen, middle, most
 from toolchain.mapping.slices import Costing, Limits, Part, Reason, Slice, broken, cost_parts, reset_usage, worst
 from toolchain.mapping.synapse_memory import Axons, FormatChoice, Parameters, SliceCost, SynapseLists
 from toolchain.mapping.usage import Limit, Usage
@@ -65,6 +66,27 @@ class ListedPart:
 
 
 @dataclass(frozen=True, eq=False)
+class _Candidate:
+    """A grid that could be tried. place: of its divisions in the screen's tables; broken: what it broke, once tried.
+
+    possible: whether the screen leaves it.
+    """
+
+    number: int
+    place: tuple[int, int, int]
+    divisions: tuple[list[tuple[Range, ...]], ...]
+    screen: Screen
+    possible: bool
+    broken: list[Limit]
+
+    def grid(self) -> Grid:
+        return tuple(of[k] for of, k in zip(self.divisions, self.place, strict=True))  # type: ignore[return-value]
+
+    def least(self) -> Usage:
+        return self.screen.usage(self.place)
+
+
+@dataclass(frozen=True, eq=False)
 class _Trial:
     """A grid that was costed. cells: usage, costs and parts of every kind of slice; kind: of each slice, by axis."""
 
@@ -92,66 +114,91 @@ class MapCutter:
     def cut(self) -> tuple[list[Slice], Reason, list[Limit]]:
         """The slices, why there are so many, and limits that no slicing keeps (left out of the search)."""
         best: _Trial | None = None
-        nearest: tuple[int, list[Limit]] = (0, [])
-        for number, candidates in itertools.groupby(self._candidates(), key=lambda grid: _size(grid)):
-            here: list[Limit] | None = None
-            for grid in candidates:
+        before: list[_Candidate] = []
+        for number, group in itertools.groupby(self._candidates(), key=lambda candidate: candidate.number):
+            here = list(group)
+            for candidate in here:
+                if not candidate.possible:
+                    continue
+                grid = candidate.grid()
                 bound = next((found for usage in self._bounds(grid) if (found := broken(self.limits(usage)))), [])
                 trial = None if bound else self._try(grid)
                 failed = bound if trial is None else trial.broken
+                candidate.broken[:] = failed
                 if trial is not None and not failed:
                     best = trial if best is None or trial.weight < best.weight else best
                     if self.method == "nxtf":
                         break
-                elif here is None or failed[0].share < here[0].share:
-                    here = failed
             if best is not None:
-                return self._slices(best), Reason(self.name, number, nearest[0], tuple(nearest[1])), []
-            if here is not None:
-                nearest = number, here
-        never = nearest[1]
+                fewer, why = self._nearest(before)
+                return self._slices(best), Reason(self.name, number, fewer, tuple(why)), []
+            before = here
+        never = self._nearest(before)[1]
         ignored = {limit.rule for limit in never}
         rest = replace(self, limits=lambda usage: [x for x in self.limits(usage) if x.rule not in ignored])
         slices, reason, more = rest.cut()
         return slices, reason, worst([*never, *more])
 
+    def _nearest(self, tried: Sequence[_Candidate]) -> tuple[int, list[Limit]]:
+        """How many slices these have, and what the one that was nearest to fitting breaks."""
+        reasons = [x.broken or broken(self.limits(x.least())) for x in tried]
+        return (tried[0].number, min(reasons, key=lambda limits: limits[0].share)) if tried else (0, [])
+
     # -- what could be tried ------------------------------------------------------------------------------------------
 
-    def _candidates(self) -> Iterator[Grid]:
+    def _candidates(self) -> Iterator[_Candidate]:
         """All grids, fewest slices first, then in the order of Intel's compiler.
 
         Its order: few parts of the channels first, then of rows, then of columns; where every source channel reaches
         one target channel only, rows first, then columns, then channels, as dividing channels is cheap there.
         """
+        divided = self._divisions
+        screen = Screen.of(
+            divided,
+            list(self.convolutions.values()),
+            self.layout,
+            self.outgoing.least,
+            self._crossing,
+            self.costing.model,
+        )
+        able = screen.possible(self.limits)
+        counts = [np.array([len(division) for division in axis], np.int64) for axis in divided]
+        sizes = [np.array([division[0][1] for division in axis], np.int64) for axis in divided]
+        order = (1, 2, 0) if self._depthwise and self.method != "halving" else (0, 1, 2)
+        axes = [np.arange(len(counts[axis])) for axis in order]
+        places = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)[:, np.argsort(order)]
+        number, neurons = (
+            np.prod([values[k] for values, k in zip(of, places.T, strict=True)], axis=0) for of in (counts, sizes)
+        )
         if self.method == "halving":
-            yield from self._halved()
-            return
-        axes = [_divisions(n) for n in self.shape]
-        order = (1, 2, 0) if self._depthwise else (0, 1, 2)
-        counts = np.array(list(itertools.product(*(axes[axis] for axis in order))), np.int64)
-        sizes = -(-np.array([self.shape[axis] for axis in order]) // counts)
-        counts = counts[sizes.prod(axis=1) * self.costing.neuron_size(self.neurons) <= self._most_compartments]
-        counts = counts[np.argsort(counts.prod(axis=1), kind="stable")]
-        back = np.argsort(order)
-        for row in counts[:, back].tolist():
-            yield tuple(_ranges(n, parts) for n, parts in zip(self.shape, row, strict=True))  # type: ignore[misc]
+            divides = counts[0][places[:, 0]] * counts[1][places[:, 1]] > 1
+            chosen = np.lexsort((number, divides))
+        else:
+            chosen = np.argsort(number, kind="stable")
+            chosen = chosen[(neurons * self.costing.neuron_size(self.neurons) <= self._most_compartments)[chosen]]
+        for k in chosen.tolist():
+            c, r, w = places[k].tolist()
+            yield _Candidate(int(number[k]), (c, r, w), divided, screen, bool(able[c, r, w]), [])
 
-    def _halved(self) -> Iterator[Grid]:
-        """Grids of columns cut to powers of two; then of halved rows and channels besides. Fewest slices first."""
+    @cached_property
+    def _divisions(self) -> tuple[list[tuple[Range, ...]], ...]:
+        """The ways to divide each axis.
+
+        `halving` cuts columns to powers of two, and rows and channels in half and half again.
+        """
+        if self.method != "halving":
+            return tuple([_ranges(n, parts) for parts in _divisions(n)] for n in self.shape)
         channels, rows, columns = self.shape
-        halves = [sorted({-(-n // (1 << k)) for k in range(n.bit_length() + 1)}) for n in (channels, rows)]
-        powers = [1 << k for k in range(columns.bit_length() + 1)]
-        grids = [(_cut(channels, c), _cut(rows, h), _cut(columns, w)) for c, h, w in itertools.product(*halves, powers)]
-        yield from sorted(grids, key=lambda grid: (len(grid[0]) * len(grid[1]) > 1, _size(grid)))
+        halves = [
+            [_cut(n, size) for size in sorted({-(-n // (1 << k)) for k in range(n.bit_length() + 1)})]
+            for n in (channels, rows)
+        ]
+        return halves[0], halves[1], [_cut(columns, 1 << k) for k in range(columns.bit_length() + 1)]
 
     @cached_property
     def _most_compartments(self) -> int:
         """Compartments of one core, so far as the limits say."""
-        low, high = 1, int(np.prod(self.shape)) * 2 + 1  # low fits, or nothing does; high is more than there are
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if broken(self.limits(Usage(compartments=middle))) else (middle, high)
-        return low
+        return most(self.limits, "compartments", int(np.prod(self.shape)) * 2 + 1)
 
     @cached_property
     def convolutions(self) -> dict[str, ConvolvedSynapses]:
@@ -191,19 +238,23 @@ class MapCutter:
 
     def _bounds(self, grid: Grid) -> Iterator[Usage]:
         """What the slice in the middle takes at least, the quickest bound first; of axons to other chips, the most."""
-        ranges = tuple(axis[(len(axis) - 1) // 2] for axis in grid)
+        ranges = tuple(map(middle, grid))
         layout = self.layout(ranges)  # type: ignore[arg-type]
-        yield Usage(
-            compartments=layout.compartments, destination_groups=layout.groups if self.convolutions else 0, groups=1
-        )
         if self._crossing:
-            yield Usage(crossing_axons=-(-self._crossing // _size(grid)))  # the most is no less than the mean
-            axes = [list(axis) for axis in grid]
-            yield Usage(crossing_axons=int(self.outgoing.crossing_table(axes).max()))
-            yield Usage(output_axons=int(self.outgoing.table(axes).max()))
+            yield Usage(crossing_axons=int(self._entries.crossing_table(grid).max()))
+        yield Usage(output_axons=int((self._entries.table(grid) + self._resets(grid)).max()))
         for x in self.convolutions.values():
             for words in x.least_words(ranges, layout, self.costing.model):
                 yield Usage(synapse_words=words)
+
+    @cached_property
+    def _entries(self) -> EntryTables:
+        return EntryTables.of(self.outgoing)
+
+    def _resets(self, grid: Grid) -> NDArray[np.int64]:
+        """Output axons of every slice that subtract its thresholds."""
+        c, r, w = (np.array([b - a for a, b in axis], np.int64) for axis in grid)
+        return c[:, None, None] * r[:, None] * w * (self.costing.neuron_size(self.neurons) > 1)
 
     # -- one grid -----------------------------------------------------------------------------------------------------
 
@@ -219,15 +270,26 @@ class MapCutter:
             itertools.product(*(range(len(m)) for m in members)),
             key=lambda cell: -math.prod(len(members[axis][k]) for axis, k in enumerate(cell)),
         )
+
+        def first(cell: tuple[int, ...]) -> Region:
+            at = (int(members[axis][k][0]) for axis, k in enumerate(cell))
+            return Region(self.shape, tuple(grid[axis][k] for axis, k in enumerate(at)))
+
+        for cell in cells if not self.listed else ():  # axons are counted without a list written
+            region = first(cell)
+            parts = self._parts(region, self.layout(region.ranges), exclusive)  # type: ignore[arg-type]
+            resets = len(region) if self.costing.neuron_size(self.neurons) > 1 else 0
+            axons = Usage(input_axons=resets + sum(part.axons.n_axons for part in parts.values()))
+            if found := broken(self.limits(axons)):
+                return _Trial(grid, found, weight, kinds, usages, self.outgoing.targets)  # type: ignore[arg-type]
         for cell in cells:
-            where = [members[axis][k] for axis, k in enumerate(cell)]
-            region = Region(self.shape, tuple(grid[axis][int(at[0])] for axis, at in enumerate(where)))
+            region = first(cell)
             usages[cell] = self._cost(region, exclusive)
             found = broken(self.limits(usages[cell][0]))
             if found:
                 return _Trial(grid, found, weight, kinds, usages, self.outgoing.targets)  # type: ignore[arg-type]
-        entries = self.outgoing.table([list(axis) for axis in grid])
-        crossing = self.outgoing.crossing_table([list(axis) for axis in grid])
+        entries = self._entries.table(grid)
+        crossing = self._entries.crossing_table(grid)
         for cell in cells:
             where = [members[axis][k] for axis, k in enumerate(cell)]
             usage, _, _ = usages[cell]
@@ -290,7 +352,7 @@ class MapCutter:
 
     def _slices(self, trial: _Trial) -> list[Slice]:
         exclusive = {name: x.exclusive(trial.grid, self.layout) for name, x in self.convolutions.items()}
-        crossing = self.outgoing.crossing_table([list(axis) for axis in trial.grid])
+        crossing = self._entries.crossing_table(trial.grid)
         slices = []
         for cell in itertools.product(*(range(len(axis)) for axis in trial.grid)):
             region = Region(self.shape, tuple(trial.grid[axis][at] for axis, at in enumerate(cell)))
