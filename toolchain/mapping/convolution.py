@@ -256,8 +256,8 @@ class SharedAxons:
         marks = self.exclusive or Exclusive(*(np.zeros(n, bool) for n in (*self.shape[1:], self.shape[0])))
         rows, rows_alone = self.rows.counts(marks.rows[self.rows.first : self.rows.stop])
         columns, columns_alone = self.columns.counts(marks.columns[self.columns.first : self.columns.stop])
-        sending = np.einsum("crs,r->cs", self.exists.astype(np.int64), rows)
-        together = np.einsum("crs,r->cs", self.exists.astype(np.int64), rows_alone)
+        counted = np.stack([rows, rows_alone]) @ self.exists  # (channels, 2, column patterns)
+        sending, together = counted[:, 0], counted[:, 1]
         apart = sending - together + (together > 0)
         return int((sending @ columns).sum() + ((apart - sending) @ columns_alone)[marks.channels].sum())
 
@@ -424,26 +424,35 @@ class ConvolvedSynapses:
         )
 
     def _exists(self, outputs: Range, rows: Reach, columns: Reach) -> NDArray[np.bool_]:
+        present = self._present(outputs)
+        if self._once(("all present", outputs), lambda: bool(present.all())):
+            shape = (len(present), len(rows.kernel), len(columns.kernel))
+            return self._once(("everything", shape), lambda: np.ones(shape, bool))
+
         def made() -> NDArray[np.bool_]:
             row_of, column_of = (
                 _incidence(axis.kernel, size) for axis, size in zip((rows, columns), self.pattern.size, strict=True)
             )
-            present = self._present(outputs).astype(np.int32)
-            return np.einsum("cij,ri,sj->crs", present, row_of, column_of, optimize=True) > 0
+            return np.greater(row_of @ present.astype(np.int32) @ column_of.T, 0)
 
         return self._once(("exists", outputs, rows.kernel, columns.kernel), made)
+
+    def _hits(self, axis: int, within: Range) -> NDArray[np.int64]:
+        """How many target rows (0) or columns (1) of a range each kernel row (column) serves."""
+        a, b = within
+        return self._once(("hits", axis, within), lambda: self.pattern.reach[axis][:, a:b].sum(axis=1))
 
     def onto(self, region: Region, layout: Layout, exclusive: Exclusive | None = None) -> ConvolutionPart:
         """The part that a slice of the target map gets."""
         outputs, rows, columns = region.ranges
         row_reach, column_reach = self.reach(0, rows, layout), self.reach(1, columns, layout)
-        hits = [axis[:, a:b].sum(axis=1) for axis, (a, b) in zip(self.pattern.reach, (rows, columns), strict=True)]
+        hits = self._hits(0, rows), self._hits(1, columns)
         axons = SharedAxons(
             self.pattern.source,
             row_reach,
             column_reach,
             self._exists(outputs, row_reach, column_reach),
-            np.sort(self.block(outputs, False).channels),
+            self._once(("channels of", outputs), lambda: np.sort(self.block(outputs, False).channels)),
             int(hits[0] @ self.entries_at(outputs) @ hits[1]),
             exclusive if self.may_share else None,
             self.single,

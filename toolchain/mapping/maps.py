@@ -275,19 +275,17 @@ class MapCutter:
             at = (int(members[axis][k][0]) for axis, k in enumerate(cell))
             return Region(self.shape, tuple(grid[axis][k] for axis, k in enumerate(at)))
 
-        for cell in cells if not self.listed else ():  # axons are counted without a list written
-            region = first(cell)
-            parts = self._parts(region, self.layout(region.ranges), exclusive)  # type: ignore[arg-type]
-            resets = len(region) if self.costing.neuron_size(self.neurons) > 1 else 0
-            axons = Usage(input_axons=resets + sum(part.axons.n_axons for part in parts.values()))
-            if found := broken(self.limits(axons)):
-                return _Trial(grid, found, weight, kinds, usages, self.outgoing.targets)  # type: ignore[arg-type]
-        for cell in cells:
-            region = first(cell)
-            usages[cell] = self._cost(region, exclusive)
-            found = broken(self.limits(usages[cell][0]))
-            if found:
-                return _Trial(grid, found, weight, kinds, usages, self.outgoing.targets)  # type: ignore[arg-type]
+        def costed(cell: tuple[int, ...]) -> list[Limit]:
+            usages[cell] = self._cost(first(cell), exclusive)
+            return broken(self.limits(usages[cell][0]))
+
+        # Axons are counted without a list written: first those of the most frequent slice, then of all.
+        checks = [(cells[:1], lambda cell: self._axons_broken(first(cell), exclusive)), (cells[:1], costed)]
+        checks += [(cells[1:], check) for _, check in checks]
+        for some, check in checks:
+            for cell in some:
+                if found := check(cell):
+                    return _Trial(grid, found, weight, kinds, usages, self.outgoing.targets)  # type: ignore[arg-type]
         entries = self._entries.table(grid)
         crossing = self._entries.crossing_table(grid)
         for cell in cells:
@@ -303,6 +301,14 @@ class MapCutter:
             even = replace(usage, output_axons=usage.output_axons + int(sent.mean()))
             weight += sent.size * sum(limit.share for limit in self.limits(even) if limit.rule in WEIGHED)
         return _Trial(grid, found, weight, kinds, usages, entries)  # type: ignore[arg-type]
+
+    def _axons_broken(self, region: Region, exclusive: Mapping[str, Exclusive]) -> list[Limit]:
+        """The limits that the input axons of a slice break alone; not looked at where lists would have to be made."""
+        if self.listed:
+            return []
+        parts = self._parts(region, self.layout(region.ranges), exclusive)  # type: ignore[arg-type]
+        resets = len(region) if self.costing.neuron_size(self.neurons) > 1 else 0
+        return broken(self.limits(Usage(input_axons=resets + sum(part.axons.n_axons for part in parts.values()))))
 
     def _kinds(self, axis: int, grid: Grid, exclusive: Mapping[str, Exclusive]) -> list[int]:
         """Numbers of the ranges of an axis, equal where slices that differ in them alone cost the same."""
