@@ -26,6 +26,14 @@ RECUTS = 4
 ORDERS = 2
 """Orders of the slices that are placed, of all that are judged."""
 
+MANY_SLICES = 2000
+"""Slices beyond which only the most promising order is placed: every order costs as much as the first."""
+
+MOST_REFITS = 500
+"""Different writings of slices in other formats than their own that one placement tries, at some milliseconds each.
+
+Most slices of a layer are alike, so few are different; where all are, a core more or less is not worth the time."""
+
 FILLS = 6
 """How often chips are filled in one order, each time with the axons that crossed the time before."""
 
@@ -211,7 +219,8 @@ class _Placer:
         network = list(range(len(wiring.slices)))
         if not self.share:
             yield network
-        for order in best_orders(wiring, packer)[:ORDERS]:
+        n = ORDERS if len(network) <= MANY_SLICES else 1
+        for order in best_orders(wiring, packer)[:n]:
             if self.share or order != network:
                 yield order
 
@@ -293,7 +302,10 @@ def _without_crossing(s: Slice) -> Slice:
 
 @dataclass(frozen=True, eq=False)
 class _Refit:
-    """Writes a slice in the formats of a core that holds others already. known: what was written before."""
+    """Writes a slice in the formats of a core that holds others already. known: what was written before.
+
+    When `MOST_REFITS` were tried, only what is known already is used.
+    """
 
     lists: dict[str, Synapses]
     costing: Costing
@@ -302,6 +314,8 @@ class _Refit:
     def __call__(self, s: Slice, total: Usage) -> Slice | None:
         key = s.population, s.region, total.formats
         if key not in self.known:
+            if len(self.known) >= MOST_REFITS:
+                return None
             self.known[key] = self._written(s, total.formats)
         return self.known[key]
 
