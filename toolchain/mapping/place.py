@@ -136,14 +136,16 @@ def place(
     tried, now = [first], first
     assumed: dict[str, NDArray[np.int64]] = {}
     for _ in range(RECUTS):
-        for name, crossing in now.crossing().items():
-            assumed[name] = np.maximum(assumed.get(name, 0), crossing)
+        more = {name: np.maximum(assumed.get(name, 0), crossing) for name, crossing in now.crossing().items()}
+        if all(np.array_equal(more[name], assumed.get(name, 0)) for name in more):
+            break  # the cut would be the same again
+        assumed.update(more)
         cut = partition(program, costing, limits, method, dict(assumed), cut)
         now = placer.place(cut)
         tried.append(now)
         if not now.broken:
             break
-    else:
+    if now.broken:
         every = Wiring(program, now.mapping.slices, costing.by_position).axons()
         assumed.update({name: every[name] for name in now.broken})
         tried.append(placer.place(partition(program, costing, limits, method, dict(assumed), cut)))
