@@ -235,6 +235,8 @@ class SharedAxons:
         """Which sources of the box have a synapse here: (channels, rows, columns)."""
         if not self.rows.pattern or not self.columns.pattern:
             return np.zeros((self.shape[0], len(self.rows.pattern), len(self.columns.pattern)), bool)
+        if min(self.rows.pattern) >= 0 and min(self.columns.pattern) >= 0:
+            return self.exists[:, list(self.rows.pattern)][:, :, list(self.columns.pattern)]
         padded = np.pad(self.exists, ((0, 0), (0, 1), (0, 1)))  # the last of each axis: reaches nothing
         return padded[:, list(self.rows.pattern)][:, :, list(self.columns.pattern)]
 
