@@ -193,7 +193,8 @@ def test_the_search_is_deterministic(case) -> None:
 def test_sharing_never_takes_more_cores(case) -> None:
     program, target, model, _ = case
     alone, shared = mapped(program, target, model, False), mapped(program, target, model, True)
-    if alone.n_chips == 1:  # else crossings may have asked for another cut
+    # Else crossings may have asked for another cut, or the one without sharing keeps fewer limits.
+    if alone.n_chips == 1 and not alone.impossible:
         assert len(shared.cores) <= len(alone.cores)
 
 

@@ -74,15 +74,17 @@ def partition(
     method: str = "fewest",
     crossing: Mapping[str, NDArray[np.int64]] | None = None,
     previous: Partition | None = None,
+    apart: bool = False,
 ) -> Partition:
     """Slices of every population that stands on the chip (the input's neurons too, where they are compartments).
 
     crossing: for each population the axons of each neuron that go to other chips, in the population's shape: the slices
     have room for them.  previous: a cut of the same program, from which populations are kept that need no other.
+    apart: room for every axon to go to another chip, however the slices are placed (with it, `crossing` says nothing).
     method: of `METHODS`. Where a connection leads back, output axons depend on cuts that are made later: the cut is
     made again with the output axons found, until they are enough.
     """
-    cutting = _Cutting(program, costing, limits, method, crossing or {}, previous)
+    cutting = _Cutting(program, costing, limits, method, crossing or {}, previous, apart)
     assumed = {name: np.zeros(p.size, np.int64) for name, p in cutting.neurons.items()}
     while True:
         done = cutting.run(assumed)
@@ -119,6 +121,7 @@ class _Cutting:
     method: str
     crossing: Mapping[str, NDArray[np.int64]]
     previous: Partition | None
+    apart: bool
 
     @cached_property
     def neurons(self) -> dict[str, Compartments]:
@@ -149,6 +152,8 @@ class _Cutting:
             if name in kept:
                 slices, reason, never = kept[name]
             else:
+                if self.apart:  # what it sends to is cut by now
+                    outgoing[name].crossing[:] = outgoing[name].targets
                 slices, reason, never = self._cutter(name, shapes[name], entering, outgoing[name]).cut()
             by_population[name] = slices
             reasons.append(reason)

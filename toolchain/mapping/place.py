@@ -20,6 +20,9 @@ from toolchain.mapping.synapse_memory import Format
 from toolchain.mapping.usage import Limit, Usage
 from toolchain.mapping.wiring import Wiring
 
+MOST_RECUT = 1000
+"""Slices up to which another cut is made for what crosses chips: finer slices cross more often, so that for large
+networks each such cut was found to call for the next, and only room for all axons to cross ended it."""
 RECUTS = 4
 """How often a program is cut again where its axons to other chips are too many."""
 
@@ -135,7 +138,7 @@ def place(
         return first.mapping
     tried, now = [first], first
     assumed: dict[str, NDArray[np.int64]] = {}
-    for _ in range(RECUTS):
+    for _ in range(RECUTS if len(cut.slices) <= MOST_RECUT else 0):
         more = {name: np.maximum(assumed.get(name, 0), crossing) for name, crossing in now.crossing().items()}
         if all(np.array_equal(more[name], assumed.get(name, 0)) for name in more):
             break  # the cut would be the same again
@@ -146,9 +149,8 @@ def place(
         if not now.broken:
             break
     if now.broken:
-        every = Wiring(program, now.mapping.slices, costing.by_position).axons()
-        assumed.update({name: every[name] for name in now.broken})
-        tried.append(placer.place(partition(program, costing, limits, method, dict(assumed), cut)))
+        # No placement can break this one, at the price of more cores.
+        tried.append(placer.place(partition(program, costing, limits, method, apart=True)))
     return min(tried, key=lambda each: each.rank).mapping
 
 
