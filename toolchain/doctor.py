@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from toolchain import environment
+from toolchain import environment, parallel
 from toolchain.errors import ToolError
 
 OK, MISSING, OPTIONAL = "ok", "missing", "optional"
@@ -117,8 +117,7 @@ def nengo_loihi() -> list[Row]:
 
 def machine() -> list[Row]:
     """Cores, scratch space, and the shared memory that Lava's processes talk through."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    rows = [Row(OK, "processor cores", str(cores), "1 or more")]
+    rows = [Row(OK, "processor cores", str(parallel.cores()), "1 or more")]
     scratch = tempfile.gettempdir()
     rows.append(_space(f"free in {scratch}", scratch, SCRATCH_NEEDED_BYTES, MISSING, "free space, or set TMPDIR"))
     if os.path.isdir("/dev/shm"):

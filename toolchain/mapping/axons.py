@@ -56,19 +56,15 @@ class OutputAxons:
         """Output axon entries of a region: one for each neuron and slice, or two for a column with a shared axon."""
         return int(self.table([[r] for r in region.ranges]).sum())
 
-    def axons(self, region: Region) -> int:
-        """Output axons of a region, each counted once."""
-        return int(self.table([[r] for r in region.ranges], shared=1).sum())
-
-    def table(self, ranges: list[list[Range]], entry: int = 1, shared: int = SHARED_ENTRIES) -> NDArray[np.int64]:
+    def table(self, ranges: list[list[Range]]) -> NDArray[np.int64]:
         """Entries of every box of a grid, in the order of the ranges of each axis, which cover it without a gap."""
         inner = tuple(slice(axis[0][0], axis[-1][1]) for axis in ranges)
         edges = [[a - axis[0][0] for a, _ in axis] for axis in ranges]
         owner = self.owner.reshape(self.shape)[inner]
-        own = np.where(owner == 0, self.targets.reshape(self.shape)[inner] * entry, 0)
+        own = np.where(owner == 0, self.targets.reshape(self.shape)[inner], 0)
         if owner.any():
             here = np.repeat(np.arange(len(edges[1])), np.diff([*edges[1], owner.shape[1]]))
-            own = own + np.where(first_in_column(owner > 0, owner * len(here) + here[:, None]), shared, 0)
+            own = own + np.where(first_in_column(owner > 0, owner * len(here) + here[:, None]), SHARED_ENTRIES, 0)
         return _summed(own + self.crossing.reshape(self.shape)[inner], edges, self.by_position)
 
     def crossing_table(self, ranges: list[list[Range]]) -> NDArray[np.int64]:

@@ -92,23 +92,10 @@ class Wiring:
         """Every pair of slices. Found once: whatever placement is tried, what crosses is then a sum over pairs."""
         return Edges.of(list(self.heard()))
 
-    def nothing(self) -> dict[str, NDArray[np.int64]]:
-        """A zero for every neuron of each population, in its shape."""
-        return {name: np.zeros(owner.shape, np.int64) for name, owner in self.owner.items()}
-
-    def axons(self) -> dict[str, NDArray[np.int64]]:
-        """For each population how many output axons each neuron has to slices, in the population's shape.
-
-        An axon that a column of neurons shares is counted at the first of them.
-        """
-        found = self.nothing()
-        for _, _, source, box, _, axon in self._boxes():
-            found[source][box] += axon
-        return found
-
     def crossing(self, chips: NDArray[np.int64], populations: Collection[str]) -> dict[str, NDArray[np.int64]]:
-        """As `axons` for some populations, of the axons to slices on another chip alone. chips: of every slice.
+        """For some populations how many axons each neuron has to slices on another chip, in the population's shape.
 
+        chips: of every slice.  An axon that a column of neurons shares is counted at the first of them.
         Looks at every synapse pattern again; the sums over slices, `edges.crossing`, cost next to nothing.
         """
         home = {name: chips[self.owner[name]] for name in populations}
