@@ -33,6 +33,7 @@ def test_the_order_of_the_steps() -> None:
         "remove dead neurons",
         "prove bounds",
         "check number formats",
+        "rule out",
         "cut into slices",
         "place on cores",
         "check the limits",

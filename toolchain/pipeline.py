@@ -15,7 +15,7 @@ from toolchain import rules
 from toolchain.errors import Diagnostic, DoesNotFit, Violation
 from toolchain.ir import Graph, Program, QuantisedGraph
 from toolchain.mapping.mesh import Mesh
-from toolchain.mapping.partition import METHODS, Costing, Partition, partition
+from toolchain.mapping.partition import METHODS, Costing, Partition, partition, ruled_out
 from toolchain.mapping.place import Mapping as CoreMapping
 from toolchain.mapping.place import place
 from toolchain.mapping.synapse_memory import FormatChoice
@@ -218,6 +218,16 @@ def check_formats(state: Compilation) -> Compilation:
     return state.done(f"{len(violations)} violations", violations=violations)
 
 
+def rule_out(state: Compilation) -> Compilation:
+    found = ruled_out(state.program, state.costing, state.limits, state.options.search)
+    if found:
+        compartments = sum(p.size * state.costing.neuron_size(p) for p in state.program.populations)
+        refused = rules.check_ruled_out(found, compartments, state.target, state.chips)
+        violations = (*state.violations, *refused)
+        raise DoesNotFit(f"{state.graph.name} does not fit {state.target.name}", violations)
+    return state.done("every neuron may fit a core")
+
+
 def cut_into_slices(state: Compilation) -> Compilation:
     cut = partition(state.program, state.costing, state.limits, state.options.search)
     return state.done(f"{len(cut.slices)} slices", cut_=cut)
@@ -263,6 +273,7 @@ STEPS = (
     Step("remove dead neurons", remove_dead_neurons, "only integers tell exactly who never fires; saves compartments"),
     Step("prove bounds", prove_bounds, "on the weights that are left"),
     Step("check number formats", check_formats, "registers first: what they refuse needs no cores"),
+    Step("rule out", rule_out, "what no slicing can keep is refused before any slice is searched"),
     Step("cut into slices", cut_into_slices, "the final synapses decide what fits a core"),
     Step("place on cores", place_on_cores, "small slices share cores once all slices are known"),
     Step("check the limits", check_limits, "independent of the search: the finished mapping, rule by rule"),

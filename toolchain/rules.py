@@ -7,7 +7,7 @@ with unit and source, stand in the target files.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from hw_targets import System, Target, TargetError
@@ -15,6 +15,7 @@ from toolchain.errors import UsageError, Violation, nearest
 from toolchain.mapping.cost_models import pool_use
 from toolchain.mapping.mesh import Mesh
 from toolchain.mapping.place import Mapping
+from toolchain.mapping.region import Region
 from toolchain.mapping.synapse_memory import Format
 from toolchain.mapping.usage import Limit, Usage
 from toolchain.rules_program import PROGRAM_RULES, ProgramRule, check_program, source_of
@@ -244,6 +245,39 @@ def check_weight_bits(weight_bits: int, target: Target) -> tuple[Violation, ...]
     )
 
 
+def _too_few(target: Target, chips: int, where: str, needed: int) -> Violation:
+    stated = target.limit("cores_per_chip")
+    rule, most = f"cores of {chips} chip{'s' if chips > 1 else ''}", int(stated.value) * chips  # type: ignore[arg-type]
+    return Violation(rule, where, needed, most, "cores", source_of(stated))
+
+
+def check_ruled_out(
+    found: Iterable[tuple[str, Region, Limit]], compartments: int, target: Target, chips: int
+) -> tuple[Violation, ...]:
+    """Limits that no slicing keeps, each with the neuron that breaks it (see `toolchain.mapping.partition`).
+
+    And, as no cut is made, the cores of the chips against those that the compartments of all layers take at least.
+    """
+
+    def remedy(limit: Limit) -> str:
+        text = f"even one neuron alone breaks it: {_alone(limit)}"
+        if limit.rule != "input axons" or not limit.value > limit.limit > 0:
+            return text
+        part = limit.limit * 1000 // limit.value / 10
+        return f"{text} (alone it fits with {part:g} % of them)"
+
+    def place(region: Region) -> str:
+        first = [a for a, _ in region.ranges]
+        axes = ("neuron",) if len(first) == 1 else ("channel", "row", "column")
+        return ", ".join(f"{axis} {n}" for axis, n in zip(axes, first, strict=True))
+
+    violations = [_violation(limit, f"{name} ({place(region)})", remedy(limit)) for name, region, limit in found]
+    least = -(-compartments // int(target.get("compartments_per_core", compartments)))
+    if violations and least > cores_per_chip(target) * chips:
+        violations.append(_too_few(target, chips, "all layers, by their compartments alone (at least)", least))
+    return tuple(violations)
+
+
 def check_mapping(mapping: Mapping, target: Target, chips: int) -> tuple[Violation, ...]:
     """The finished mapping, rule by rule and core by core, and its cores against those of the chips."""
     found: list[Violation] = []
@@ -280,19 +314,10 @@ def check_mapping(mapping: Mapping, target: Target, chips: int) -> tuple[Violati
             Violation("chips of one system", "--chips", chips, int(system.value), "chips", source_of(system))  # type: ignore[arg-type]
         )
     if too_few:
-        stated = target.limit("cores_per_chip")
         largest = max(mapping.reasons, key=lambda reason: reason.n_slices)
-        found.append(
-            Violation(
-                f"cores of {chips} chip{'s' if chips > 1 else ''}",
-                f"all layers, most in {largest.population} ({largest.n_slices})",
-                # What fills chips less than it could, to send less from one to another, still needs all of them.
-                max(len(mapping.cores), cores_per_chip(target) * (mapping.n_chips - 1) + 1),
-                int(stated.value) * chips,  # type: ignore[arg-type]
-                "cores",
-                source_of(stated),
-            )
-        )
+        # What fills chips less than it could, to send less from one to another, still needs all of them.
+        needed = max(len(mapping.cores), cores_per_chip(target) * (mapping.n_chips - 1) + 1)
+        found.append(_too_few(target, chips, f"all layers, most in {largest.population} ({largest.n_slices})", needed))
     return tuple(found)
 
 

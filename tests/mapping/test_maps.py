@@ -22,7 +22,7 @@ from toolchain.ir import (
     make_input,
 )
 from toolchain.mapping.axons import EntryTables, OutputAxons
-from toolchain.mapping.partition import METHODS, Partition, partition
+from toolchain.mapping.partition import METHODS, Partition, partition, ruled_out
 from toolchain.mapping.slices import Slice
 
 
@@ -306,3 +306,23 @@ def test_tables_of_many_grids_are_those_of_each(data: st.DataObject) -> None:
         assert np.array_equal(tables.table(grid), out.table(grid))
         assert np.array_equal(tables.crossing_table(grid), out.crossing_table(grid))
         assert out.least <= int(out.table(grid).sum())
+
+
+def test_ruling_out_agrees_with_the_search() -> None:
+    """What is ruled out before the search is what the search ends with, and what it leaves may still fail there."""
+    kernel, pruned = full((3, 6, 6), 2, 3), np.random.default_rng(0).random((2, 3, 3, 3)) < 0.8
+    heaviest = int(pruned.sum(axis=(1, 2, 3)).max())
+    for axons in range(20, 30):
+        for mask, sources in ((None, 27), (pruned, heaviest)):
+            pattern = kernel if mask is None else Convolution.of((3, 6, 6), mask)[0]
+            program, target = (
+                chain_of([pattern], coding="graded"),
+                small_target(input_axons_per_core=axons, compartments_per_core=8),
+            )
+            costing, limits = costing_of(target, "nxtf"), limits_of(target, "nxtf")
+            early = ruled_out(program, costing, limits)
+            late = partition(program, costing, limits).impossible
+            assert {(name, limit.rule) for name, _, limit in early} == {
+                (name, limit.rule) for name, limit in late if limit.rule == "input axons"
+            }
+            assert all(limit.value == sources and len(region) == 1 for _, region, limit in early)

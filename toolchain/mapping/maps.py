@@ -139,6 +139,38 @@ class MapCutter:
         slices, reason, more = rest.cut()
         return slices, reason, worst([*never, *more])
 
+    def never(self) -> tuple[Region, list[Limit]] | None:
+        """A neuron, and limits that no slicing keeps for it; None where some grid may fit.
+
+        A necessary condition, found before anything is searched or encoded: the tables of the screen, and, of grids
+        that they leave, the input axons of the slice that has the neuron with the most sources, counted exactly (a
+        larger slice may share axons that smaller ones do not). What it sends to is left out.
+        """
+        channel, (row, column) = self._heaviest, ((n - 1) // 2 for n in self.shape[1:])
+        alone = Region(self.shape, ((channel, channel + 1), (row, row + 1), (column, column + 1)))
+
+        def failed(grid: Grid) -> list[Limit]:
+            ranges = [next(r for r in grid[0] if r[0] <= channel < r[1]), *map(middle, grid[1:])]
+            exclusive = {name: x.exclusive(grid, self.layout) for name, x in self.convolutions.items()}
+            return self._axons_broken(Region(self.shape, tuple(ranges)), exclusive)
+
+        found: list[Limit] | None = None
+        for candidate in reversed(list(self._candidates())):  # single neurons first: what fits mostly fits so
+            bound = failed(candidate.grid()) if candidate.possible or found is None else []
+            if candidate.possible and not bound:
+                return None
+            if found is None:
+                found = worst([*bound, *broken(self.limits(candidate.least()))])
+        return (alone, found) if found else None
+
+    @cached_property
+    def _heaviest(self) -> int:
+        """The channel whose neurons have the most synapses from convolutions, away from the borders."""
+        total = np.zeros(self.shape[0], np.int64)
+        for x in self.convolutions.values():
+            total += np.bincount(x.pattern.entries[3], minlength=self.shape[0])
+        return int(np.argmax(total))
+
     def _nearest(self, tried: Sequence[_Candidate]) -> tuple[int, list[Limit]]:
         """How many slices these have, and what the one that was nearest to fitting breaks."""
         reasons = [x.broken or broken(self.limits(x.least())) for x in tried]

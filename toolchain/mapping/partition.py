@@ -18,12 +18,13 @@ from toolchain.ir import Compartments, Convolution, Program
 from toolchain.mapping.axons import OutputAxons
 from toolchain.mapping.convolution import ConvolvedSynapses
 from toolchain.mapping.maps import MapCutter
+from toolchain.mapping.region import Region
 from toolchain.mapping.runs import RunCutter
 from toolchain.mapping.slices import Costing, Limits, Part, Reason, Slice
 from toolchain.mapping.synapse_memory import SynapseLists
 from toolchain.mapping.usage import Limit
 
-__all__ = ["Costing", "Limits", "Partition", "Reason", "Slice", "chip_lists", "part_of", "partition"]
+__all__ = ["Costing", "Limits", "Partition", "Reason", "Slice", "chip_lists", "part_of", "partition", "ruled_out"]
 
 METHODS = ("fewest", "nxtf", "halving")
 """How feature maps are cut: into the fewest slices, the cheapest of these; into the first that NxTF would take; or into
@@ -95,6 +96,23 @@ def partition(
             assumed[name] = np.maximum(assumed[name], done.back[name])
 
 
+def ruled_out(
+    program: Program, costing: Costing, limits: Limits, method: str = "fewest"
+) -> list[tuple[str, Region, Limit]]:
+    """Limits that no slicing keeps, of all populations: necessary conditions, before any slice is searched.
+
+    Each with its population and a neuron that breaks it. What they send to is not known yet: a cut may find more.
+    """
+    cutting = _Cutting(program, costing, limits, method, {}, None, apart=False)
+    return [
+        (name, region, limit)
+        for name in cutting.neurons
+        if (never := cutting.alone(name).never()) is not None
+        for region, found in [never]
+        for limit in found
+    ]
+
+
 def part_of(synapses: Synapses, s: Slice, name: str) -> Part:
     """The synapses that a connection brings onto a slice. synapses: all of them, as `chip_lists` has them."""
     if name in s.parts:
@@ -134,6 +152,14 @@ class _Cutting:
     def lists(self) -> dict[str, Synapses]:
         return chip_lists(self.program, self.costing)
 
+    def alone(self, name: str) -> RunCutter | MapCutter:
+        """What would cut a population that sends to nobody."""
+        shape = self.program.shapes[name]
+        return self._cutter(name, shape, self._entering(name), OutputAxons.of(shape, self._by_position(name)))
+
+    def _entering(self, name: str) -> dict[str, Synapses]:
+        return {c.name: self.lists[c.name] for c in self.program.into(name) if c.name in self.lists}
+
     def run(self, assumed: dict[str, NDArray[np.int64]]) -> _Cut:
         """Cut every population. assumed: output axons beside those to populations that are cut before."""
         shapes = self.program.shapes
@@ -148,13 +174,12 @@ class _Cutting:
         impossible: list[tuple[str, Limit]] = []
         number = 0
         for name in reversed(self.neurons):
-            entering = {c.name: self.lists[c.name] for c in self.program.into(name) if c.name in self.lists}
             if name in kept:
                 slices, reason, never = kept[name]
             else:
                 if self.apart:  # what it sends to is cut by now
                     outgoing[name].crossing[:] = outgoing[name].targets
-                slices, reason, never = self._cutter(name, shapes[name], entering, outgoing[name]).cut()
+                slices, reason, never = self._cutter(name, shapes[name], self._entering(name), outgoing[name]).cut()
             by_population[name] = slices
             reasons.append(reason)
             impossible += [(name, limit) for limit in never]

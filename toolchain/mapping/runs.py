@@ -6,7 +6,7 @@ that one run fewer would break is kept as the reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -86,6 +86,16 @@ class RunCutter:
             else:
                 fails = middle
         return slices, Reason(self.name, fits, fails, tuple(self._broken_by(fails))), []
+
+    def never(self) -> tuple[Region, list[Limit]] | None:
+        """The neuron with the most synapses, and the limits that it breaks by itself, whatever it sends to.
+
+        None where it breaks none. Found without the lists of all neurons.
+        """
+        n = int(np.argmax(self.fan_in))
+        alone = self._slice(n, n + 1, {name: x.window(targets=(n, n + 1)) for name, x in self.entering.items()})
+        found = broken(self.limits(alone.usage))
+        return (alone.region, found) if found else None
 
     def _without(self, never: list[Limit]) -> tuple[list[Slice], Reason, list[Limit]]:
         """The cut under all limits but these, which no slicing keeps."""
@@ -194,6 +204,9 @@ class RunCutter:
     def slice(self, start: int, stop: int) -> Slice:
         """Neurons [start, stop) with their costs; connections share the core's format registers where they must."""
         start, stop = int(start), int(stop)
+        return self._slice(start, stop, {name: self.by_target[name].window(start, stop) for name in self.entering})
+
+    def _slice(self, start: int, stop: int, parts: Mapping[str, SynapseLists]) -> Slice:
         region = Region.flat(self.size, start, stop)
         bare = Usage(
             compartments=(stop - start) * self.neuron_size,
@@ -206,6 +219,5 @@ class RunCutter:
         bare = bare + Usage.of_registers(self.neurons, region)
         if self.neuron_size > 1:
             bare = bare + reset_usage(stop - start, self.costing)
-        parts = {name: self.by_target[name].window(start, stop) for name in self.entering}
         costs, usage = cost_parts(parts, bare, self.costing)
         return Slice(self.name, region, usage, costs, bare)

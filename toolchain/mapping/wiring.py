@@ -81,11 +81,12 @@ class Wiring:
     def heard(self) -> Iterator[Heard]:
         """Every slice and every connection into it."""
         for listener, connection, source, box, sending, axon in self._boxes():
-            owner = self.owner[source][box]
+            first = self.by_population[source][0]  # counted from here: of many slices few belong to one population
+            owner = self.owner[source][box] - np.int32(first)
             messages = np.bincount(owner[sending])
             senders = np.flatnonzero(messages)
             axons = messages if axon is sending else np.bincount(owner[axon], minlength=len(messages))
-            yield Heard(listener, connection, senders, messages[senders], axons[senders])
+            yield Heard(listener, connection, senders + first, messages[senders], axons[senders])
 
     @cached_property
     def edges(self) -> Edges:
