@@ -6,7 +6,7 @@ that one run fewer would break is kept as the reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -88,14 +88,14 @@ class RunCutter:
         return slices, Reason(self.name, fits, fails, tuple(self._broken_by(fails))), []
 
     def never(self) -> tuple[Region, list[Limit]] | None:
-        """The neuron with the most synapses, and the limits that it breaks by itself, whatever it sends to.
+        """The neuron with the most sources, and the limits that its input axons break by themselves, None if none.
 
-        None where it breaks none. Found without the lists of all neurons.
+        No list is made: what its synapse words break is left to the search.
         """
         n = int(np.argmax(self.fan_in))
-        alone = self._slice(n, n + 1, {name: x.window(targets=(n, n + 1)) for name, x in self.entering.items()})
-        found = broken(self.limits(alone.usage))
-        return (alone.region, found) if found else None
+        resets = 1 if self.neuron_size > 1 else 0
+        found = broken(self.limits(Usage(input_axons=int(self.fan_in[n]) + resets)))
+        return (Region.flat(self.size, n, n + 1), found) if found else None
 
     def _without(self, never: list[Limit]) -> tuple[list[Slice], Reason, list[Limit]]:
         """The cut under all limits but these, which no slicing keeps."""
@@ -204,9 +204,6 @@ class RunCutter:
     def slice(self, start: int, stop: int) -> Slice:
         """Neurons [start, stop) with their costs; connections share the core's format registers where they must."""
         start, stop = int(start), int(stop)
-        return self._slice(start, stop, {name: self.by_target[name].window(start, stop) for name in self.entering})
-
-    def _slice(self, start: int, stop: int, parts: Mapping[str, SynapseLists]) -> Slice:
         region = Region.flat(self.size, start, stop)
         bare = Usage(
             compartments=(stop - start) * self.neuron_size,
@@ -219,5 +216,6 @@ class RunCutter:
         bare = bare + Usage.of_registers(self.neurons, region)
         if self.neuron_size > 1:
             bare = bare + reset_usage(stop - start, self.costing)
+        parts = {name: self.by_target[name].window(start, stop) for name in self.entering}
         costs, usage = cost_parts(parts, bare, self.costing)
         return Slice(self.name, region, usage, costs, bare)
