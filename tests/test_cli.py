@@ -60,7 +60,7 @@ def build(model: Path) -> Path:
 
 def test_compile_prints_numbered_steps_and_writes_the_files(snnc, model, tmp_path):
     assert snnc("compile", model, "--target", "loihi", "-o", tmp_path / "b") == 0
-    assert "[ 1/10] check the graph" in snnc.out
+    assert "[ 1/11] check the graph" in snnc.out
     assert "estimate, executed on nothing" in snnc.out
     names = {p.name for p in (tmp_path / "b").iterdir()}
     assert names == {

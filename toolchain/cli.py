@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from toolchain import __version__
-from toolchain.errors import DoesNotFit, SnncError, UsageError, nearest
+from toolchain.errors import Diagnostic, DoesNotFit, SnncError, UsageError, nearest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -498,6 +498,7 @@ def simulate(
             "synaptic_operations_per_sample": operations,
             "energy": estimate,
             "seconds": trace.seconds,
+            "notes": [str(note) for note in trace.notes],
         }
         click.echo(json.dumps(figures, indent=2))
         return
@@ -520,6 +521,7 @@ def simulate(
         f"accuracy {100 * simulation.accuracy(trace, y):.2f} % of {len(x)} test samples  "
         f"{backend}, build {build.hash}, {trace.seconds:.1f} s ({rate:.0f} samples/s)"
     )
+    _print_notes(trace.notes)
     if estimate is not None:
         report.render_energy({"energy": estimate}, out)
     if save_spikes is not None:
@@ -618,6 +620,13 @@ def _print_rows(rows: list[Any], samples: int) -> None:
         table.add_row(row.name, f"{100 * row.accuracy:.2f} %", agreement, differs, f"{row.seconds:.2f} s")
     out.print(table)
     out.print(f"{samples} test samples")
+    for row in rows:
+        _print_notes(row.notes)
+
+
+def _print_notes(notes: Iterable[Diagnostic]) -> None:
+    for note in notes:
+        out.print(str(note), markup=False)
 
 
 # ------------------------------------------------------------------------------------------------ demo, doctor

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from toolchain.backends import physical, reference
 from toolchain.backends.trace import Trace
-from toolchain.errors import SnncError, UsageError, nearest
+from toolchain.errors import Diagnostic, SnncError, UsageError, nearest
 from toolchain.ir import Program
 from toolchain.pipeline import Compilation
 
@@ -120,6 +120,7 @@ class Row:
     """One simulation in the comparison. agreement: equal decisions with the row above; None in the first row.
 
     exact: whether this row must equal the one above spike for spike, and in the potentials of a readout.
+    notes: what the back end did that its user should know.
     """
 
     name: str
@@ -128,6 +129,7 @@ class Row:
     divergence: Divergence | None
     exact: bool
     seconds: float
+    notes: tuple[Diagnostic, ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -142,6 +144,7 @@ class Row:
             "must_be_exact": self.exact,
             "first_divergence": None if where is None else vars(where),
             "seconds": round(self.seconds, 3),
+            "notes": [str(note) for note in self.notes],
         }
 
 
@@ -154,6 +157,7 @@ class _Compared:
     divergence: Divergence | None
     exact: bool
     seconds: float
+    notes: tuple[Diagnostic, ...] = ()
 
 
 def verify(
@@ -207,7 +211,7 @@ def _compare(
         say(name)
         trace = backend(name)(state.program, samples, **options)
         apart = first_divergence(deployed, trace, potentials=True)
-        rows.append(_Compared(name, trace.decisions, apart, True, trace.seconds))
+        rows.append(_Compared(name, trace.decisions, apart, True, trace.seconds, trace.notes))
     return rows
 
 
@@ -243,6 +247,7 @@ def _rows(parts: list[list[_Compared]], labels: NDArray[np.integer]) -> list[Row
                 divergence=next((part.divergence for part in same if part.divergence is not None), None),
                 exact=same[0].exact,
                 seconds=sum(part.seconds for part in same),
+                notes=tuple(note for part in same for note in part.notes),
             )
         )
         above = decisions

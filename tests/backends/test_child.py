@@ -71,3 +71,58 @@ def test_an_error_while_polling_ends_the_child(tmp_path: Path) -> None:
             on_poll=poll,
         )
     assert child.group(int(child.tail(tmp_path))) == []
+
+
+def stall(folder: Path, code: str, advance: object = None) -> int:
+    """Supervise with a short watch; `advance` is what the child has reached, the same at every look."""
+    return child.supervise(
+        [sys.executable, "-c", code],
+        folder=folder,
+        deadline_s=60,
+        what="the test",
+        advance=lambda: advance,
+        stall_s=3,
+    )
+
+
+WAITS = """
+import faulthandler, os, signal, threading
+faulthandler.register(signal.SIGUSR1)
+os.fork()
+def wait_for_what_never_comes():
+    threading.Lock().acquire() and threading.Event().wait()
+wait_for_what_never_comes()
+"""
+
+
+def test_a_stall_is_seen_and_says_where(tmp_path: Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(child.Stalled, match="the test did nothing for 3 s and was ended") as caught:
+        stall(tmp_path, WAITS)
+    assert time.monotonic() - began < 20
+    text = str(caught.value)
+    assert "2 threads at" in text
+    assert "wait_for_what_never_comes" in text
+
+
+def test_processes_without_a_handler_are_not_asked_for_stacks(tmp_path: Path) -> None:
+    with pytest.raises(child.Stalled, match="the last word"):
+        stall(tmp_path, "import time; print('the last word', flush=True); time.sleep(600)")
+
+
+def test_work_is_no_stall(tmp_path: Path) -> None:
+    code = "import time\nend = time.monotonic() + 6\nwhile time.monotonic() < end: pass"
+    assert stall(tmp_path, code) == 0
+
+
+def test_progress_without_work_is_no_stall(tmp_path: Path) -> None:
+    code = "import time; time.sleep(6)"
+    status = child.supervise(
+        [sys.executable, "-c", code],
+        folder=tmp_path,
+        deadline_s=60,
+        what="the test",
+        advance=lambda: int(time.monotonic()),
+        stall_s=3,
+    )
+    assert status == 0

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from lava_networks import chain
 
-from toolchain.backends import child
+from toolchain.backends import child, reference
 from toolchain.backends import lava as backend
 from toolchain.environment import Interpreter
 from toolchain.errors import ToolError
@@ -142,6 +142,37 @@ def test_deadline(lava: Interpreter, reaped: Reaped, fault: Callable[..., None])
     assert reaped.size > 4
     assert reaped.segments
     reaped.assert_nothing_left()
+
+
+def stalling(once: Path | None) -> str:
+    """Code that waits for ever; with a file only where that is not there yet, and makes it."""
+    wait = "time.sleep(10**6)"
+    return wait if once is None else f"os.path.exists({str(once)!r}) or (open({str(once)!r}, 'w').close(), {wait})"
+
+
+def test_a_run_that_stalls_is_made_once_more_and_says_so(
+    lava: Interpreter, reaped: Reaped, fault: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "STALL_S", 6.0)
+    fault(stalling(tmp_path / "stalled"))
+    trace = backend.run(chain(2), SAMPLES)
+    reaped.assert_nothing_left()
+    wanted = reference.run(chain(2), SAMPLES)
+    assert all(np.array_equal(trace.spikes[name], spikes) for name, spikes in wanted.spikes.items())
+    (note,) = trace.notes
+    assert (note.code, note.count) == ("LAV001", 1)
+    assert "at_step_5" in note.effect
+
+
+def test_a_second_stall_is_an_error(
+    lava: Interpreter, reaped: Reaped, fault: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "STALL_S", 6.0)
+    fault(stalling(None))
+    with pytest.raises(ToolError, match="Lava did nothing for 6 s and was ended") as caught:
+        backend.run(chain(2), SAMPLES)
+    reaped.assert_nothing_left()
+    assert "at_step_5" in str(caught.value)
 
 
 def test_processes_that_ignore_the_first_signal(

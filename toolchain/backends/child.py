@@ -1,4 +1,4 @@
-"""A child process that cannot outlive us: own process group, a deadline, and nothing left behind.
+"""A child process that cannot outlive us: own process group, a deadline, a watch for stalls, and nothing left behind.
 
 Shared memory is the hard part. Python's resource tracker unlinks it, ignores SIGTERM and ends when all
 processes that use it have ended; so the group gets SIGTERM first, SIGKILL only after a grace, and what is left then is
@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,6 +20,21 @@ from toolchain.errors import ToolError
 
 POLL_S = 0.02
 GRACE_S = 5.0
+STALL_S = 30.0
+"""How long a group of processes may do nothing before it counts as stalled."""
+LOOK_S = 0.5
+"""How often that is looked at."""
+IDLE = 0.5
+"""Part of one core's time, and of the looks, up to which a group does nothing: work takes a whole core, or waits for
+one at every look, while the waiting processes of a small network in Lava were seen to take 3 % of one."""
+DUMP_S = 0.5
+"""Longest time that one process is given to write its stacks."""
+STACKS = 8
+"""How many different stacks a message holds."""
+
+
+class Stalled(ToolError):
+    """The child and all that it started wait for something that will not come."""
 
 
 def supervise(
@@ -28,13 +44,20 @@ def supervise(
     deadline_s: float,
     what: str,
     on_poll: Callable[[], None] = lambda: None,
+    advance: Callable[[], object] | None = None,
+    stall_s: float = STALL_S,
 ) -> int:
     """Run a command in `folder` until it ends; its output goes to `folder`/output. Returns its exit status.
+
+    advance: tells how far the child has come, as any value. Where it stays the same for `stall_s` seconds while no
+    process of the group has work to do, the child is stalled; one that is only slow, or starved, is not. Python
+    processes that have called `faulthandler.register(SIGUSR1)` then write their stacks to the output first.
 
     Every process of its group, and every shared memory segment that one of them had mapped, is gone afterwards:
     also on Ctrl-C, on a deadline, and when `on_poll` (called about fifty times a second) raises.
 
     Raises:
+        Stalled: as said; with the stacks of its threads.
         ToolError: the deadline passed, or the command cannot be started.
     """
     with open(folder / "output", "wb") as output:
@@ -54,6 +77,7 @@ def supervise(
     end = time.monotonic() + deadline_s
     segments: set[str] = set()
     looked = 0.0
+    watch = None if advance is None else _StallWatch(child.pid, advance, stall_s)
     try:
         while child.poll() is None:
             on_poll()
@@ -64,6 +88,9 @@ def supervise(
                     got=tail(folder) or "no output",
                     remedy="give it more time with --deadline, or fewer samples",
                 )
+            if watch is not None and watch.stalled(now):
+                seen = stacks(child.pid, folder)
+                raise Stalled(f"{what} did nothing for {stall_s:g} s and was ended", got=seen or tail(folder) or None)
             if now - looked > 1:
                 # Known beforehand, so that it can be unlinked even when all that used it were killed at once.
                 segments |= shared_memory(child.pid)
@@ -73,6 +100,89 @@ def supervise(
         return child.returncode
     finally:
         reap(child, segments)
+
+
+class _StallWatch:
+    """Looks now and then whether a group of processes still gets anywhere."""
+
+    def __init__(self, leader: int, advance: Callable[[], object], stall_s: float) -> None:
+        self.leader, self.advance, self.stall_s = leader, advance, stall_s
+        self.next = time.monotonic()
+        self.since: float | None = None
+        self.place: object = None
+        self.cpu_s, self.looks, self.busy = 0.0, 0, 0
+
+    def stalled(self, now: float) -> bool:
+        if now < self.next:
+            return False
+        self.next = now + LOOK_S
+        place, (cpu_s, ready) = self.advance(), activity(self.leader)
+        if self.since is None or place != self.place:
+            self._start(now, place, cpu_s)
+            return False
+        self.looks += 1
+        self.busy += ready
+        if now - self.since < self.stall_s:
+            return False
+        # Processes that end take their time with them, so less may be left than there was: that is nothing done.
+        idle = cpu_s - self.cpu_s <= IDLE * (now - self.since) and self.busy <= IDLE * self.looks
+        self._start(now, place, cpu_s)
+        return idle
+
+    def _start(self, now: float, place: object, cpu_s: float) -> None:
+        self.since, self.place, self.cpu_s = now, place, cpu_s
+        self.looks = self.busy = 0
+
+
+def activity(leader: int) -> tuple[float, bool]:
+    """CPU seconds that the living processes of a group have taken, and whether one of them could use a core now.
+
+    Where there is no /proc to tell, they always could.
+    """
+    if not os.path.isdir("/proc/self"):
+        return 0.0, True
+    ticks, ready = 0, False
+    for pid in group(leader):
+        with contextlib.suppress(OSError, ValueError):
+            fields = Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+            # R: runs or waits for a core. D: waits for a disk.
+            ready |= fields[0] in "RD"
+    return ticks / os.sysconf("SC_CLK_TCK"), ready
+
+
+def stacks(leader: int, folder: Path) -> str:
+    """Have the processes of a group write their stacks, and sum them up: innermost lines, the rarest first.
+
+    Most processes of a stalled group wait for the same; who waits for something else is where to look.
+    """
+    output = folder / "output"
+    found: Counter[str] = Counter()
+    for pid in group(leader):
+        begin = output.stat().st_size
+        with contextlib.suppress(OSError, ValueError, StopIteration):
+            status = Path("/proc", str(pid), "status").read_text().splitlines()
+            caught = next(int(line.split()[1], 16) for line in status if line.startswith("SigCgt:"))
+            if not caught >> (signal.SIGUSR1 - 1) & 1:
+                continue  # it would be ended by it
+            os.kill(pid, signal.SIGUSR1)
+        for block in _written(output, begin).split("hread 0x")[1:]:
+            lines = [line.strip() for line in block.splitlines()[1:] if line.startswith("  File ")]
+            found["\n    ".join(lines[:3])] += 1
+    rarest = sorted(found.items(), key=lambda item: item[1])[:STACKS]
+    return "\n".join(f"{count} threads at\n    {where}" for where, count in rarest)
+
+
+def _written(output: Path, begin: int) -> str:
+    """What is written behind `begin`, once it has stopped growing. One process at a time, or their lines would mix."""
+    end = time.monotonic() + DUMP_S
+    size, before = begin, -1
+    while time.monotonic() < end and (size == begin or size != before):
+        time.sleep(POLL_S / 2)
+        before, size = size, output.stat().st_size
+    with open(output, "rb") as stream:
+        stream.seek(begin)
+        return stream.read().decode(errors="replace")
 
 
 def reap(child: subprocess.Popen[bytes], segments: set[str]) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from toolchain.errors import Diagnostic
+
 
 @dataclass(frozen=True, eq=False)
 class Trace:
@@ -16,6 +18,7 @@ class Trace:
     spikes: name -> uint8, shape (n_samples, steps, size), 1 where the neuron fired (the input: 1 where it sent
     a spike, whatever its payload).  counts: name -> int32, shape (n_samples, size), for every population.
     potentials: readout -> its membrane potentials at the last step, shape (n_samples, size).
+    notes: what the back end did that its user should know, such as a second start.
     """
 
     spikes: Mapping[str, NDArray[np.uint8]]
@@ -23,6 +26,7 @@ class Trace:
     output: str
     seconds: float
     potentials: Mapping[str, NDArray] = field(default_factory=dict)
+    notes: tuple[Diagnostic, ...] = ()
 
     @property
     def decisions(self) -> NDArray[np.int64]:

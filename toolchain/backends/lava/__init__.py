@@ -14,7 +14,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from toolchain.backends import child
 from toolchain.backends.lava import _spec
 from toolchain.backends.trace import Trace
 from toolchain.environment import find_lava
-from toolchain.errors import SnncError, ToolError
+from toolchain.errors import Diagnostic, SnncError, ToolError
 from toolchain.ir import Compartments, Program
 from toolchain.ir.convolution import Convolution
 from toolchain.ir.pattern import Pattern
@@ -36,6 +36,7 @@ WORKER_FILES = ("worker.py", "_spec.py", "_compat.py")
 # For the default deadline: several times what a loaded machine of two cores was seen to need.
 START_S = 0.15
 STEP_S = 0.004
+STALL_S = child.STALL_S
 
 
 def run(
@@ -79,6 +80,7 @@ def run(
         output=program.output.name,
         seconds=time.perf_counter() - began,
         potentials=found.potentials,
+        notes=found.notes,
     )
 
 
@@ -90,6 +92,7 @@ class Recorded:
     counts: dict[str, NDArray[np.int32]]
     potentials: dict[str, NDArray[np.int64]]
     report: dict[str, Any]
+    notes: tuple[Diagnostic, ...] = ()
 
 
 def execute(
@@ -99,27 +102,44 @@ def execute(
     deadline_s: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Recorded:
-    """Run a spec in a child process; one spec may hold many networks side by side. Options and errors as of `run`."""
+    """Run a spec in a child process; one spec may hold many networks side by side. Options and errors as of `run`.
+
+    Lava can stop without an error, all its processes waiting for each other (docs/decisions/0008). Such a run is ended
+    and made once more; a note (LAV001) says so.
+    """
     interpreter = find_lava()
-    with tempfile.TemporaryDirectory(prefix="snnc-lava-") as name:
-        folder = Path(name)
-        with _refusals():
-            _spec.write(spec, folder)
-        processes = sum(len(spec.bounds(p.name)) * 3 for p in spec.populations) + sum(
-            len(spec.bounds(c.source)) * len(spec.bounds(c.target)) for c in spec.connections
-        )
-        estimate = 60 + processes * (START_S + STEP_S * spec.total_steps)
-        watch = _Progress(folder, spec, progress)
-        status = child.supervise(
-            # -u: what it says is there even when it is killed.
-            [interpreter.path, "-u", WORKER, folder, str(os.getpid())],
-            folder=folder,
-            deadline_s=estimate if deadline_s is None else deadline_s,
-            what="Lava",
-            on_poll=watch,
-        )
-        _raise_failure(folder, status)
-        return _read(folder, spec, spec.record if record is None else record)
+    processes = sum(len(spec.bounds(p.name)) * 3 for p in spec.populations) + sum(
+        len(spec.bounds(c.source)) * len(spec.bounds(c.target)) for c in spec.connections
+    )
+    estimate = 60 + processes * (START_S + STEP_S * spec.total_steps)
+    left = given = estimate if deadline_s is None else deadline_s
+    notes: tuple[Diagnostic, ...] = ()
+    began = time.monotonic()
+    while True:
+        with tempfile.TemporaryDirectory(prefix="snnc-lava-") as name:
+            folder = Path(name)
+            with _refusals():
+                _spec.write(spec, folder)
+            watch = _Progress(folder, spec, progress)
+            try:
+                status = child.supervise(
+                    # -u: what it says is there even when it is killed.
+                    [interpreter.path, "-u", WORKER, folder, str(os.getpid())],
+                    folder=folder,
+                    deadline_s=left,
+                    what="Lava",
+                    on_poll=watch,
+                    advance=watch.place,
+                    stall_s=STALL_S,
+                )
+            except child.Stalled as stalled:
+                if notes:
+                    raise
+                notes = (Diagnostic("LAV001", "Lava", "a run stalled and was made again", 1, str(stalled.got or "")),)
+                left = estimate if deadline_s is None else max(given - (time.monotonic() - began), 0.0)
+                continue
+            _raise_failure(folder, status)
+            return replace(_read(folder, spec, spec.record if record is None else record), notes=notes)
 
 
 def export(program: Program, directory: str | Path) -> None:
@@ -262,6 +282,10 @@ class _Progress:
 
     def __init__(self, folder: Path, spec: _spec.Spec, report: Callable[[int, int], None] | None) -> None:
         self.path, self.spec, self.report, self.seen = folder / "progress", spec, report, -1
+
+    def place(self) -> int:
+        """How far the worker has come: the length of what it wrote."""
+        return self.path.stat().st_size if self.path.exists() else 0
 
     def __call__(self) -> None:
         if self.report is None or not self.path.exists():

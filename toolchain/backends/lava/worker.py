@@ -13,6 +13,7 @@ folder are therefore safe to import; keep it so.
 
 import contextlib
 import ctypes
+import faulthandler
 import json
 import os
 import resource
@@ -793,6 +794,8 @@ def main(arguments: list[str]) -> None:
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)
     die_with_parent()
+    # Lava's processes are forked, so they have it too: the parent asks for it when nothing moves any more.
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     if len(arguments) > 1 and os.getppid() != int(arguments[1]):
         return  # the parent was gone before the line above could take effect
     os.register_at_fork(after_in_child=die_with_parent)
