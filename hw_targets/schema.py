@@ -278,6 +278,12 @@ class Target:
             )
         return found
 
+    @cached_property
+    def plain(self) -> Mapping[str, tuple[int, str, str]]:
+        """Amount, unit and source of every limit and number format that is one integer: looked up very often."""
+        whole = {key: limit for key, limit in {**self.numbers, **self.limits}.items() if type(limit.value) is int}
+        return {key: (limit.value, limit.unit, limit.cited) for key, limit in whole.items()}  # type: ignore[misc]
+
     def __getitem__(self, key: str) -> Any:
         return self.limit(key).value
 

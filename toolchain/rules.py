@@ -22,10 +22,8 @@ from toolchain.rules_program import PROGRAM_RULES, ProgramRule, check_program, s
 
 
 def _limit(rule: str, value: int, key: str, target: Target) -> Limit | None:
-    if key not in target:
-        return None
-    stated = target.limit(key)
-    return Limit(rule, value, int(stated.value), stated.unit, source_of(stated))  # type: ignore[arg-type]
+    stated = target.plain.get(key)
+    return None if stated is None else Limit(rule, value, *stated)
 
 
 def compartments(usage: Usage, target: Target, model: str) -> Limit | None:

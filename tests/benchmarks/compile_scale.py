@@ -33,17 +33,27 @@ CASES: dict[str, tuple[str, str, Callable[[], Graph]]] = {
     "layers-100k": ("loihi", "100 k neurons and 10 M synapses", lambda: networks.layers(100_000, 10_000_000)),
     "layers-1M": ("loihi", "1 M neurons and 100 M synapses", lambda: networks.layers(1_000_000, 100_000_000)),
     "wide-100k": ("loihi", "100 k neurons and 10 M synapses in 10 layers", lambda: networks.wide(100_000, 10_000_000)),
+    "maps-12": ("loihi", "four convolutions, maps of 12 x 12", lambda: networks.maps(12)),
+    "maps-38": ("loihi", "the same, maps of 38 x 38", lambda: networks.maps(38)),
+    "maps-120": ("loihi", "the same, maps of 120 x 120", lambda: networks.maps(120)),
+    "maps-380": ("loihi", "the same, maps of 380 x 380", lambda: networks.maps(380)),
     "cifar10": ("loihi", "the paper's CIFAR-10 network at 0.73 %", networks.cifar10),
     "mobilenet": ("loihi", "MobileNet at 224 x 224", networks.mobilenet),
     "vgg16": (
         "loihi",
-        "VGG-16 at 224 x 224 with a tenth of its convolutions' weights",
+        "VGG-16 at 224 x 224 with 0.73 % of its convolutions' weights, as the paper's CIFAR-10 network",
+        lambda: networks.vgg16(density=0.0073),
+    ),
+    "vgg16-tenth": (
+        "loihi",
+        "VGG-16 at 224 x 224 with a tenth of its convolutions' weights: more chips than were ever joined",
         lambda: networks.vgg16(density=0.1),
     ),
     "vgg16-dense": ("loihi", "VGG-16 at 224 x 224 with all weights of its convolutions: refused", networks.vgg16),
 }
 USUAL = ("layers-10k", "layers-100k", "cifar10", "mobilenet", "vgg16")
-MOST_CHIPS = 16384
+MOST_CHIPS = 768
+"""Of the largest machine that was built, Pohoiki Springs."""
 
 
 def peak_gb() -> float:

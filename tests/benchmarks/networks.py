@@ -130,6 +130,16 @@ def vgg16(size: int = 224, density: float = 1.0, classes: int = 1000, hidden: in
     return build.graph()
 
 
+def maps(size: int, channels: int = 16, count: int = 4, classes: int = 10) -> Graph:
+    """Convolutions of 3 x 3 that keep the size of their map, and a dense layer that hears 20 neurons of the last one
+    for each class: synapses grow with the map alone."""
+    build = Builder(f"maps-{size}", (1, size, size))
+    for k in range(count):
+        build.convolution(f"conv{k + 1}", channels)
+    build.dense("fc", classes, 20 / (channels * size * size))
+    return build.graph()
+
+
 def mobilenet(size: int = 224, classes: int = 1000) -> Graph:
     """MobileNet: a convolution with stride 2, then 13 times a depthwise and a pointwise one, and a dense layer.
 

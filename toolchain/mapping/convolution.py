@@ -14,6 +14,7 @@ channels once).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -367,6 +368,10 @@ class ConvolvedSynapses:
             self.known[key] = make()
         return self.known[key]
 
+    def forget(self) -> None:
+        """Drop what was computed for slices: of all that a search looked at, little is asked again."""
+        self.known.clear()
+
     @cached_property
     def extremes(self) -> tuple[int, int, bool]:
         """The smallest and the largest mantissa, 0 included, and whether any is 0."""
@@ -400,7 +405,9 @@ class ConvolvedSynapses:
             kinds = np.empty((len(number), flat.shape[1]), np.int8)
             kinds[inverse] = flat
         times = np.bincount(inverse.reshape(-1), minlength=len(kinds)).astype(np.int64)
-        same = ("number", kinds.tobytes(), times.tobytes(), signed, kinds.shape)
+        digest = hashlib.blake2b(kinds.data, digest_size=16)
+        digest.update(times.data)
+        same = ("number", digest.digest(), signed, kinds.shape)
         return _Block(
             self._once(same, lambda: len(self.known)),
             active[np.argsort(inverse.reshape(-1), kind="stable")],
@@ -418,6 +425,10 @@ class ConvolvedSynapses:
     def _present(self, outputs: Range) -> NDArray[np.bool_]:
         """Whether a source channel has an entry at a kernel place into some output channels: (channels, kernel)."""
         return self._once(("present", outputs), lambda: (self.signs[..., outputs[0] : outputs[1]] != 0).any(axis=3))
+
+    def _channels(self, outputs: Range) -> NDArray[np.int64]:
+        """Source channels with an entry into some output channels, ascending."""
+        return self._once(("channels", outputs), lambda: np.flatnonzero(self._present(outputs).any(axis=(1, 2))))
 
     def entries_at(self, outputs: Range) -> NDArray[np.int64]:
         """Kernel entries at each place into some output channels: (kernel height, kernel width)."""
@@ -454,7 +465,7 @@ class ConvolvedSynapses:
             row_reach,
             column_reach,
             self._exists(outputs, row_reach, column_reach),
-            self._once(("channels of", outputs), lambda: np.sort(self.block(outputs, False).channels)),
+            self._channels(outputs),
             int(hits[0] @ self.entries_at(outputs) @ hits[1]),
             exclusive if self.may_share else None,
             self.single,
@@ -506,8 +517,7 @@ class ConvolvedSynapses:
     def kind(self, axis: int, within: Range, layout: Layout | None, exclusive: Exclusive) -> tuple[object, ...]:
         """What the cost of a slice depends on along an axis of the target: channels, rows or columns."""
         if axis == 0:
-            block = self.block(within, False)
-            return self.block(within, self.signed).number, exclusive.channels[np.sort(block.channels)].tobytes()
+            return self.block(within, self.signed).number, exclusive.channels[self._channels(within)].tobytes()
         found = self.reach(axis - 1, within, layout)
         alone = (exclusive.rows, exclusive.columns)[axis - 1][found.first : found.stop]
         return found.pattern, found.kernel, found.target, found.low, found.high, alone.tobytes()

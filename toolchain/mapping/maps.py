@@ -113,6 +113,12 @@ class MapCutter:
 
     def cut(self) -> tuple[list[Slice], Reason, list[Limit]]:
         """The slices, why there are so many, and limits that no slicing keeps (left out of the search)."""
+        found = self._search()
+        for x in self.convolutions.values():
+            x.forget()
+        return found
+
+    def _search(self) -> tuple[list[Slice], Reason, list[Limit]]:
         best: _Trial | None = None
         before: list[_Candidate] = []
         for number, group in itertools.groupby(self._candidates(), key=lambda candidate: candidate.number):
@@ -121,7 +127,7 @@ class MapCutter:
                 if not candidate.possible:
                     continue
                 grid = candidate.grid()
-                bound = next((found for usage in self._bounds(grid) if (found := broken(self.limits(usage)))), [])
+                bound = self._bound(grid)
                 trial = None if bound else self._try(grid)
                 failed = bound if trial is None else trial.broken
                 candidate.broken[:] = failed
@@ -136,7 +142,7 @@ class MapCutter:
         never = self._nearest(before)[1]
         ignored = {limit.rule for limit in never}
         rest = replace(self, limits=lambda usage: [x for x in self.limits(usage) if x.rule not in ignored])
-        slices, reason, more = rest.cut()
+        slices, reason, more = rest._search()
         return slices, reason, worst([*never, *more])
 
     def never(self) -> tuple[Region, list[Limit]] | None:
@@ -268,6 +274,14 @@ class MapCutter:
         """Axons of all neurons that are taken to go to other chips: often the limit that decides, and quickly seen."""
         return int(self.outgoing.crossing.sum())
 
+    def _bound(self, grid: Grid) -> list[Limit]:
+        """Limits that a grid is seen to break before its slices are told apart and costed."""
+        for usage in self._bounds(grid):
+            if found := broken(self.limits(usage)):
+                return found
+        exclusive = {name: x.exclusive(grid, self.layout) for name, x in self.convolutions.items()}
+        return self._axons_broken(Region(self.shape, tuple(map(middle, grid))), exclusive)
+
     def _bounds(self, grid: Grid) -> Iterator[Usage]:
         """What the slice in the middle takes at least, the quickest bound first; of axons to other chips, the most."""
         ranges = tuple(map(middle, grid))
@@ -311,7 +325,7 @@ class MapCutter:
             usages[cell] = self._cost(first(cell), exclusive)
             return broken(self.limits(usages[cell][0]))
 
-        # Axons are counted without a list written: first those of the most frequent slice, then of all.
+        # Axons are counted without a list written: first the most frequent slice, then all.
         checks = [(cells[:1], lambda cell: self._axons_broken(first(cell), exclusive)), (cells[:1], costed)]
         checks += [(cells[1:], check) for _, check in checks]
         for some, check in checks:
@@ -399,7 +413,7 @@ class MapCutter:
             parts = self._parts(region, self.layout(region.ranges), exclusive)  # type: ignore[arg-type]
             costs = {name: replace(cost, axons=parts[name].axons) for name, cost in alike.items()}
             out = usage.output_axons + int(trial.entries[cell])
-            usage, own = (replace(u, output_axons=out, crossing_axons=int(crossing[cell])) for u in (usage, own))
+            usage, own = (u.sending(out, int(crossing[cell])) for u in (usage, own))
             slices.append(Slice(self.name, region, usage, costs, own, parts))
         return slices
 

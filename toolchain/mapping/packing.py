@@ -64,8 +64,8 @@ class Packer:
 
     def usage(self, k: int, s: Slice) -> Usage:
         """What slice k, or another writing of it, takes with its axons to other chips."""
-        n = int(self.crossing[k])
-        return s.usage + Usage(output_axons=n, crossing_axons=n) if n else s.usage
+        n, usage = int(self.crossing[k]), s.usage
+        return usage.sending(usage.output_axons + n, usage.crossing_axons + n) if n else usage
 
     def fill(self, order: Iterable[int], capacity: int) -> list[Chip]:
         """Chip after chip in the given order, so many cores each."""

@@ -86,14 +86,14 @@ def partition(
     made again with the output axons found, until they are enough.
     """
     cutting = _Cutting(program, costing, limits, method, crossing or {}, previous, apart)
-    assumed = {name: np.zeros(p.size, np.int64) for name, p in cutting.neurons.items()}
+    assumed: dict[str, NDArray[np.int64]] = {}
     while True:
         done = cutting.run(assumed)
-        short = [name for name, extra in done.back.items() if (extra > assumed[name]).any()]
+        short = [name for name, extra in done.back.items() if (extra > assumed.get(name, 0)).any()]
         if not short:
             return done.partition
         for name in short:
-            assumed[name] = np.maximum(assumed[name], done.back[name])
+            assumed[name] = np.maximum(assumed.get(name, 0), done.back[name])
 
 
 def ruled_out(
@@ -163,12 +163,10 @@ class _Cutting:
     def run(self, assumed: dict[str, NDArray[np.int64]]) -> _Cut:
         """Cut every population. assumed: output axons beside those to populations that are cut before."""
         shapes = self.program.shapes
-        outgoing = {name: OutputAxons.of(shapes[name], self._by_position(name)) for name in self.neurons}
-        back = {name: OutputAxons.of(shapes[name]) for name in self.neurons}
-        for name, extra in assumed.items():
-            outgoing[name].targets[:] += extra
-            outgoing[name].crossing[:] = np.reshape(self.crossing.get(name, 0), -1)
-        kept = {} if any(extra.any() for extra in assumed.values()) else self._kept()
+        # Some bytes a neuron: only of populations that are heard, from their first listener until they are cut.
+        outgoing: dict[str, OutputAxons] = {}
+        back: dict[str, OutputAxons] = {}
+        kept = {} if assumed else self._kept()
         by_population: dict[str, list[Slice]] = {}
         reasons: list[Reason] = []
         impossible: list[tuple[str, Limit]] = []
@@ -177,28 +175,44 @@ class _Cutting:
             if name in kept:
                 slices, reason, never = kept[name]
             else:
+                if name not in outgoing:
+                    outgoing[name] = self._outgoing(name, assumed)
+                sent = outgoing[name]
                 if self.apart:  # what it sends to is cut by now
-                    outgoing[name].crossing[:] = outgoing[name].targets
-                slices, reason, never = self._cutter(name, shapes[name], self._entering(name), outgoing[name]).cut()
+                    sent.crossing[:] = sent.targets
+                slices, reason, never = self._cutter(name, shapes[name], self._entering(name), sent).cut()
+            if name not in assumed:
+                outgoing.pop(name, None)
             by_population[name] = slices
             reasons.append(reason)
             impossible += [(name, limit) for limit in never]
             for c in self.program.into(name):
-                if c.source not in outgoing or c.name not in self.lists:
+                if c.source not in self.neurons or c.name not in self.lists:
                     continue
+                if c.source in by_population:  # it is cut already: a connection that leads back
+                    axons = back.setdefault(c.source, OutputAxons.of(shapes[c.source]))
+                else:
+                    if c.source not in outgoing:
+                        outgoing[c.source] = self._outgoing(c.source, assumed)
+                    axons = outgoing[c.source]
                 for s in slices:
                     number += 1
-                    if c.source in by_population:  # it is cut already: a connection that leads back
-                        back[c.source].add(s.costs[c.name].axons, number)
-                    else:
-                        outgoing[c.source].add(s.costs[c.name].axons, number)
-        if any(extra.any() for extra in assumed.values()):
-            for name, extra in assumed.items():
-                outgoing[name].targets[:] += back[name].targets - extra
-                by_population[name] = [_with_entries(s, outgoing[name], self) for s in by_population[name]]
+                    axons.add(s.costs[c.name].axons, number)
+        for name, extra in assumed.items():
+            outgoing[name].targets[:] += back[name].targets - extra
+            by_population[name] = [_with_entries(s, outgoing[name], self) for s in by_population[name]]
         ordered = tuple(s for name in self.neurons for s in by_population[name])
         cut = Partition(ordered, tuple(reversed(reasons)), tuple(impossible), self.crossing)
         return _Cut(cut, {name: axons.targets for name, axons in back.items()})
+
+    def _outgoing(self, name: str, assumed: Mapping[str, NDArray[np.int64]]) -> OutputAxons:
+        """The output axons of a population before anything that it sends to is cut."""
+        axons = OutputAxons.of(self.program.shapes[name], self._by_position(name))
+        if name in assumed:
+            axons.targets[:] += assumed[name]
+        if name in self.crossing:
+            axons.crossing[:] = np.reshape(self.crossing[name], -1)
+        return axons
 
     def _kept(self) -> dict[str, tuple[list[Slice], Reason, list[Limit]]]:
         """What the cut before has of populations whose output axons are the same now."""
@@ -234,5 +248,5 @@ def _with_entries(s: Slice, outgoing: OutputAxons, cutting: _Cutting) -> Slice:
     """The slice with the output axons that it really needs."""
     resets = len(s) if cutting.costing.neuron_size(cutting.neurons[s.population]) > 1 else 0
     out = outgoing.entries(s.region) + resets
-    usage, own = (replace(u, output_axons=out) for u in (s.usage, s.own))
+    usage, own = (u.sending(out, u.crossing_axons) for u in (s.usage, s.own))
     return replace(s, usage=usage, own=own)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property, reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -134,7 +136,7 @@ def place(
     """
     placer = _Placer(program, costing, limits, target, cores_per_chip, share_cores)
     first = placer.place(cut)
-    if not first.broken or (chips is not None and first.mapping.n_chips > chips):
+    if not first.broken or (chips is not None and len(first.filled) > chips):
         return first.mapping
     tried, now = [first], first
     assumed: dict[str, NDArray[np.int64]] = {}
@@ -156,26 +158,49 @@ def place(
 
 @dataclass(frozen=True, eq=False)
 class _Placed:
-    """A mapping, and the chip of every slice of the cut.
+    """A cut on filled cores, of each chip the slices of every core by number; the mapping is made when it is chosen.
 
-    broken: populations with the most axons to other chips on a core that breaks a limit which it keeps without them.
+    crossings: axons of every slice to other chips.  broken: populations with the most axons to other chips on a core
+    that breaks a limit which it keeps without them.
     """
 
-    mapping: Mapping
-    wiring: Wiring
-    chips: NDArray[np.int64]
+    placer: _Placer
+    cut: Partition
+    filled: list[list[dict[int, Slice]]]
+    crossings: NDArray[np.int64]
     broken: frozenset[str]
 
     def crossing(self) -> dict[str, NDArray[np.int64]]:
         """For each of the `broken` populations the axons of each neuron that go to other chips."""
-        return self.wiring.crossing(self.chips, self.broken)
+        chips = np.zeros(len(self.crossings), np.int64)
+        for chip, cores in enumerate(self.filled):
+            chips[[k for core in cores for k in core]] = chip
+        return self.placer.wiring(self.cut.slices).crossing(chips, self.broken)
 
     @property
     def rank(self) -> tuple[bool, bool, int, int, int]:
         """Less is better: limits kept, then chips, cores and axons between chips."""
-        cores = self.mapping.cores
-        crossing = sum(core.usage.crossing_axons for core in cores)
-        return bool(self.broken), bool(self.mapping.impossible), self.mapping.n_chips, len(cores), crossing
+        cores = sum(map(len, self.filled))
+        return bool(self.broken), bool(self.cut.impossible), len(self.filled), cores, int(self.crossings.sum())
+
+    @cached_property
+    def mapping(self) -> Mapping:
+        cores: list[Core] = []
+        for chip, filled in enumerate(self.filled):
+            for members in sorted((dict(sorted(core.items())) for core in filled), key=lambda core: min(core)):
+                usage = reduce(add, (s.usage for s in members.values()))
+                n = sum(self.crossings[list(members)].tolist())
+                if n:
+                    usage = usage.sending(usage.output_axons + n, usage.crossing_axons + n)
+                cores.append(Core(len(cores), chip, tuple(members.values()), usage))
+        return Mapping(
+            target=self.placer.target,
+            costing=self.placer.costing,
+            cores=tuple(cores),
+            reasons=self.cut.reasons,
+            impossible=self.cut.impossible,
+            cores_per_chip=self.placer.cores_per_chip,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,10 +219,10 @@ class _Placer:
         slices = [_without_crossing(s) for s in cut.slices]
         refit = _Refit(chip_lists(self.program, self.costing), self.costing)
         packer = Packer.of(slices, self.limits, self.cores_per_chip, self.share, refit)
-        wiring = Wiring(self.program, slices, self.costing.by_position)
+        wiring = self.wiring(slices)
         alone = self._on_one_chip(packer)
         if alone is not None:
-            return self._placed(cut, wiring, [alone])
+            return self._placed(cut, [alone], packer.crossing)
         packer = replace(packer, crossing=np.array([s.usage.crossing_axons for s in cut.slices]))
         best: _Placed | None = None
         for order in self._orders(wiring, packer):
@@ -208,6 +233,9 @@ class _Placer:
                 break
         assert best is not None
         return best
+
+    def wiring(self, slices: Sequence[Slice]) -> Wiring:
+        return Wiring(self.program, slices, self.costing.by_position)
 
     def _on_one_chip(self, packer: Packer) -> list[dict[int, Slice]] | None:
         """All slices on one chip, or None where they do not fit."""
@@ -239,7 +267,7 @@ class _Placer:
         for _ in range(FILLS):
             chips = packer.fill(order, room)
             if sum(len(chip.cores) for chip in chips) <= packer.capacity and not packer.crossing.any():
-                return self._placed(cut, wiring, [[core for chip in chips for core in chip.cores]])
+                return self._placed(cut, [[core for chip in chips for core in chip.cores]], packer.crossing)
             of_slice = np.zeros(len(wiring.slices), np.int64)
             for number, chip in enumerate(chips):
                 of_slice[chip.members()] = number
@@ -247,7 +275,7 @@ class _Placer:
             again = [packer.first_fit(chip.members()) for chip in chips]
             fits = max(len(chip.cores) for chip in again) <= packer.capacity
             filled = [chip.cores for chip in (again if fits else chips)]
-            made = self._placed(cut, wiring, filled, packer.crossing)
+            made = self._placed(cut, filled, packer.crossing)
             total = sum(len(chip.cores) for chip in again)
             even = -(-total // -(-total // packer.capacity))
             if fits and (not made.broken or room <= even):
@@ -258,41 +286,41 @@ class _Placer:
         assert made is not None
         return made
 
-    def _placed(
-        self,
-        cut: Partition,
-        wiring: Wiring,
-        chips: list[list[dict[int, Slice]]],
-        of_slices: NDArray[np.int64] | None = None,
-    ) -> _Placed:
-        """The mapping of filled cores. of_slices: axons of every slice to other chips (None: there are none)."""
-        cores: list[Core] = []
+    def _placed(self, cut: Partition, filled: list[list[dict[int, Slice]]], crossings: NDArray[np.int64]) -> _Placed:
+        """Filled cores, judged. crossings: axons of every slice to other chips."""
         broken: set[str] = set()
-        home = np.zeros(len(cut.slices), np.int64)
-        for chip, filled in enumerate(chips):
-            for members in sorted((dict(sorted(core.items())) for core in filled), key=lambda core: min(core)):
-                home[list(members)] = chip
-                usage = sum((s.usage for s in members.values()), Usage())
-                n = 0 if of_slices is None else int(of_slices[list(members)].sum())
-                full = usage + Usage(output_axons=n, crossing_axons=n)
-                if of_slices is not None and n and _breaks_more(full, usage, self.limits):
-                    broken.add(members[max(members, key=lambda k: int(of_slices[k]))].population)
-                cores.append(Core(len(cores), chip, tuple(members.values()), full))
-        mapping = Mapping(
-            target=self.target,
-            costing=self.costing,
-            cores=tuple(cores),
-            reasons=cut.reasons,
-            impossible=cut.impossible,
-            cores_per_chip=self.cores_per_chip,
-        )
-        return _Placed(mapping, wiring, home, frozenset(broken))
+        known: dict[tuple[int, int, int], bool] = {}
+        if crossings.any():
+            each = crossings.tolist()
+            for members in (core for chip in filled for core in chip):
+                n = sum(each[k] for k in members)
+                if not n:
+                    continue
+                key = *_sent(members.values()), n
+                if key not in known:
+                    known[key] = self._breaks_more(*key)
+                if known[key]:
+                    broken.add(members[max(sorted(members), key=lambda k: each[k])].population)
+        return _Placed(self, cut, filled, crossings, frozenset(broken))
+
+    def _breaks_more(self, output_axons: int, crossing_axons: int, more: int) -> bool:
+        """Whether a core with `more` axons to other chips breaks a limit that it would keep if they stayed on its own.
+
+        Only limits on output axons can differ, so only these are looked at.
+        """
+        alone = Usage(output_axons=output_axons, crossing_axons=crossing_axons)
+        kept = {limit.rule for limit in self.limits(alone) if not limit.broken}
+        full = Usage(output_axons=output_axons + more, crossing_axons=crossing_axons + more)
+        return any(limit.broken and limit.rule in kept for limit in self.limits(full))
 
 
-def _breaks_more(usage: Usage, alone: Usage, limits: Limits) -> bool:
-    """Whether a core breaks a limit that it would keep if all its targets were on its own chip."""
-    kept = {limit.rule for limit in limits(alone) if not limit.broken}
-    return any(limit.broken and limit.rule in kept for limit in limits(usage))
+def _sent(slices: Iterable[Slice]) -> tuple[int, int]:
+    """Output axons of slices together, and those of them to other chips."""
+    output, crossing = 0, 0
+    for s in slices:
+        output += s.usage.output_axons
+        crossing += s.usage.crossing_axons
+    return output, crossing
 
 
 def _without_crossing(s: Slice) -> Slice:
@@ -300,7 +328,7 @@ def _without_crossing(s: Slice) -> Slice:
     n = s.usage.crossing_axons
     if not n:
         return s
-    usage, own = (replace(u, output_axons=u.output_axons - n, crossing_axons=0) for u in (s.usage, s.own))
+    usage, own = (u.sending(u.output_axons - n, 0) for u in (s.usage, s.own))
     return replace(s, usage=usage, own=own)
 
 

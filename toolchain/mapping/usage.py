@@ -15,7 +15,7 @@ CompartmentConfig = tuple[int, int, int, str, int]
 """What a compartment configuration register holds: du, dv, bias exponent, reset, refractory steps."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Usage:
     """Amounts that one slice or one core takes. Sums, but for maxima (the longest list, delay bits, destination groups)
     and unions (formats, and the different compartment and threshold configurations).
@@ -71,6 +71,30 @@ class Usage:
             header_bits=cost.header_bits,
             padding_bits=cost.padding_bits,
             formats=frozenset(cost.formats),
+        )
+
+    def sending(self, output_axons: int, crossing_axons: int) -> Usage:
+        """The same with other output axons, and so many of them to other chips."""
+        # Not `dataclasses.replace`, which takes several times as long: this is asked for every slice.
+        return Usage(
+            self.compartments,
+            self.groups,
+            self.input_axons,
+            output_axons,
+            crossing_axons,
+            self.synapses,
+            self.synapse_words,
+            self.largest_list_words,
+            self.payload_bits,
+            self.index_bits,
+            self.header_bits,
+            self.padding_bits,
+            self.axon_maps,
+            self.delay_bits,
+            self.destination_groups,
+            self.formats,
+            self.compartment_configs,
+            self.threshold_configs,
         )
 
     def __add__(self, other: Usage) -> Usage:

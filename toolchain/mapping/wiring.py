@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +13,9 @@ from toolchain.ir import Convolution, Program
 from toolchain.mapping.axons import first_in_column
 from toolchain.mapping.slices import Slice
 from toolchain.mapping.synapse_memory import Axons
+
+AT_ONCE = 1 << 20
+"""Pairs of slices that are looked at together: what is made of them for that is several times as large as they are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,24 +36,33 @@ class Heard:
 
 @dataclass(frozen=True, eq=False)
 class Edges:
-    """Pairs of slices of which one sends to the other, by their numbers, and by how many axons. All arrays int64."""
+    """Pairs of slices of which one sends to the other, by their numbers, and by how many axons. All arrays int32: of
+    large networks there are tens of millions."""
 
-    senders: NDArray[np.int64]
-    listeners: NDArray[np.int64]
-    axons: NDArray[np.int64]
+    senders: NDArray[np.int32]
+    listeners: NDArray[np.int32]
+    axons: NDArray[np.int32]
 
     @classmethod
-    def of(cls, heard: Sequence[Heard]) -> Edges:
-        return cls(
-            np.concatenate([[], *(h.senders for h in heard)]).astype(np.int64),
-            np.repeat([h.listener for h in heard], [len(h.senders) for h in heard]).astype(np.int64),
-            np.concatenate([[], *(h.axons for h in heard)]).astype(np.int64),
-        )
+    def of(cls, heard: Iterable[Heard]) -> Edges:
+        none = np.zeros(0, np.int32)
+        senders, listeners, lengths, axons = [none], [], [], [none]
+        for h in heard:
+            senders.append(h.senders.astype(np.int32))
+            axons.append(h.axons.astype(np.int32))
+            listeners.append(h.listener)
+            lengths.append(len(h.senders))
+        all_listeners = np.repeat(np.array(listeners, np.int32), lengths)
+        return cls(np.concatenate(senders), all_listeners, np.concatenate(axons))
 
     def crossing(self, chips: NDArray[np.int64]) -> NDArray[np.int64]:
         """For every slice its axons to slices on another chip. chips: of every slice."""
-        apart = chips[self.senders] != chips[self.listeners]
-        return np.bincount(self.senders[apart], self.axons[apart], minlength=len(chips)).astype(np.int64)
+        found = np.zeros(len(chips), np.int64)
+        for at in range(0, len(self.axons), AT_ONCE):
+            senders, listeners, axons = (each[at : at + AT_ONCE] for each in (self.senders, self.listeners, self.axons))
+            apart = chips[senders] != chips[listeners]
+            found += np.bincount(senders[apart], axons[apart], minlength=len(chips)).astype(np.int64)
+        return found
 
 
 class Wiring:
@@ -91,7 +103,7 @@ class Wiring:
     @cached_property
     def edges(self) -> Edges:
         """Every pair of slices. Found once: whatever placement is tried, what crosses is then a sum over pairs."""
-        return Edges.of(list(self.heard()))
+        return Edges.of(self.heard())
 
     def crossing(self, chips: NDArray[np.int64], populations: Collection[str]) -> dict[str, NDArray[np.int64]]:
         """For some populations how many axons each neuron has to slices on another chip, in the population's shape.

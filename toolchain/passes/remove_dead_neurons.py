@@ -72,12 +72,12 @@ def _once(program: Program, counts: dict[tuple[str, str], int]) -> Program | Non
             fed |= c.synapses.connectivity.fan_in > 0
         if fed.all():
             continue
-        spikes = _alone(population, program.steps)
-        silent = _whole(program, population.name, ~fed & ~spikes.any(axis=0))
+        always, ever = _alone(population, ~fed, program.steps)
+        silent = _whole(program, population.name, ~fed & ~ever)
         if silent.any():
             _count(counts, "DED003", population.name, ~silent)
             return _remove(program, {population.name: ~silent})
-        constant = _whole(program, population.name, ~fed & spikes.all(axis=0))
+        constant = _whole(program, population.name, ~fed & always)
         if constant.any():
             folded = _fold(program, population.name, constant)
             if folded is not None:
@@ -116,14 +116,25 @@ def _heard(program: Program) -> Marks:
     return heard
 
 
-def _alone(population: Compartments, steps: int) -> NDArray[np.bool_]:
-    """Which neurons fire from their bias alone: shape (steps, size)."""
-    state = population.start(1)
-    spikes = np.zeros((steps, population.size), bool)
+def _alone(
+    population: Compartments, wanted: NDArray[np.bool_], steps: int
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which of the wanted neurons fire from their bias alone at every step, and which ever do: both of shape (size,).
+
+    Without a positive bias a membrane potential never rises above 0, so no threshold is passed.
+    """
+    some = wanted & (population.bias_mantissa > 0)
+    always, ever = np.zeros(population.size, bool), np.zeros(population.size, bool)
+    if not some.any():
+        return always, ever
+    few = population.keep(some)
+    state, silence = few.start(1), np.zeros((1, few.size), np.int64)
+    each = np.zeros((steps, few.size), bool)
     for t in range(steps):
-        state, fired = population.step(state, np.zeros((1, population.size), np.int64))
-        spikes[t] = fired[0]
-    return spikes
+        state, fired = few.step(state, silence)
+        each[t] = fired[0]
+    always[some], ever[some] = each.all(axis=0), each.any(axis=0)
+    return always, ever
 
 
 def _count(counts: dict[tuple[str, str], int], code: str, name: str, keep: NDArray[np.bool_]) -> None:
