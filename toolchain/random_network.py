@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import cast
@@ -37,9 +37,9 @@ def random_graph(recipe: Recipe, connectivity: float, seed: int) -> Graph:
     if not 0 < connectivity <= 1:
         raise SnncError("connectivity is a part of all synapses", where="--connectivity", got=connectivity)
     shape, classes = IMAGES[recipe.data.dataset]
-    planned = [layer for layer in recipe.plan(shape, classes) if layer.name]
+    planned = recipe.plan(shape, classes)
     axes: tuple[int, ...] = shape
-    if all(isinstance(layer.table, architecture.Dense) for layer in planned):
+    if all(isinstance(layer.table, architecture.Dense) for layer in planned if architecture.INPUT in layer.inputs):
         axes = (prod(shape),)
     draw = _Draw(np.random.default_rng(seed), connectivity)
     lowered = nodes.lower(
@@ -101,58 +101,104 @@ class _Draw:
         return self.random.choice(pairs, max(1, round(self.connectivity * pairs)), replace=False)
 
 
-def _nodes(planned: list[Planned], is_map: bool, draw: _Draw, votes: int, classes: int) -> Iterator[nodes.Node]:
-    read, first = "input", True
+def _nodes(planned: Sequence[Planned], is_map: bool, draw: _Draw, votes: int, classes: int) -> Iterator[nodes.Node]:
+    # What each layer's output is called among the nodes, and whether it is a map.
+    sent = {architecture.INPUT: (architecture.INPUT, is_map)}
     for layer in planned:
-        for node in MAKERS[type(layer.table)](layer, read, is_map, draw, not first):
-            yield node
-            read = node.name
-        is_map, first = len(layer.target) == 3, first and layer.neurons is None
+        inputs = tuple(sent[name][0] for name in layer.inputs)
+        made = list(MAKERS[type(layer.table)](layer, inputs, sent[layer.inputs[0]][1], draw))
+        yield from made
+        sent[layer.name] = (made[-1].name if made else inputs[0], len(layer.target) == 3)
     if votes > 1:
         ballots = np.repeat(np.eye(classes, dtype=np.float32), votes, axis=1)
-        yield nodes.Linear(name="vote.weight", inputs=(read,), weight=ballots, mask=ballots > 0)
+        yield nodes.Linear(name="vote.weight", inputs=(planned[-1].name,), weight=ballots, mask=ballots > 0)
         yield _neurons("vote", "vote.weight", architecture.READOUT)
 
 
-Maker = Callable[[Planned, str, bool, _Draw, bool], Iterator[nodes.Node]]
+Maker = Callable[[Planned, tuple[str, ...], bool, _Draw], Iterator[nodes.Node]]
 
 
-def _dense(layer: Planned, read: str, is_map: bool, draw: _Draw, hears: bool) -> Iterator[nodes.Node]:
+def _dense(layer: Planned, inputs: tuple[str, ...], is_map: bool, draw: _Draw) -> Iterator[nodes.Node]:
+    table = cast(architecture.Dense, layer.table)
     if is_map:
-        yield nodes.Flatten(name=f"{layer.name}.flat", inputs=(read,))
-        read = f"{layer.name}.flat"
-    weight, mask = draw.weights(prod(layer.source), prod(layer.target), hears=hears)
-    yield nodes.Linear(name=f"{layer.name}.weight", inputs=(read,), weight=weight, mask=mask)
-    yield _neurons(layer.name, f"{layer.name}.weight", layer.neurons)
+        yield nodes.Flatten(name=f"{layer.name}.flat", inputs=inputs)
+        inputs = (f"{layer.name}.flat",)
+    yield from _late(layer, table.delay, inputs)
+    weight, mask = draw.weights(prod(layer.source), prod(layer.target), hears=not layer.outside)
+    yield nodes.Linear(name=f"{layer.name}.weight", inputs=_read(layer, table.delay, inputs), weight=weight, mask=mask)
+    recurrent = None
+    if table.recurrent:
+        weight, mask = draw.weights(table.units, table.units, hears=True)
+        own = nodes.Linear(name=f"{layer.name}.recurrent", inputs=(layer.name,), weight=weight, mask=mask)
+        recurrent = nodes.Recurrence(own, table.recurrent_delay)
+    yield _neurons(layer.name, f"{layer.name}.weight", layer.neurons, recurrent)
 
 
-def _conv(layer: Planned, read: str, is_map: bool, draw: _Draw, hears: bool) -> Iterator[nodes.Node]:
+def _conv(layer: Planned, inputs: tuple[str, ...], is_map: bool, draw: _Draw) -> Iterator[nodes.Node]:
     table = cast(architecture.Conv, layer.table)
+    yield from _late(layer, table.delay, inputs)
+    inputs = _read(layer, table.delay, inputs)
+    yield _kernel(f"{layer.name}.weight", table, layer.source[0], inputs, draw, hears=not layer.outside)
+    recurrent = None
+    if table.recurrent:
+        own = _kernel(f"{layer.name}.recurrent", table.feedback(), table.channels, (layer.name,), draw, hears=True)
+        recurrent = nodes.Recurrence(own, table.recurrent_delay)
+    yield _neurons(layer.name, f"{layer.name}.weight", layer.neurons, recurrent)
+
+
+def _kernel(
+    name: str, table: architecture.Conv, channels: int, inputs: tuple[str, ...], draw: _Draw, *, hears: bool
+) -> nodes.Conv2d:
     taps = table.kernel * table.kernel
-    weight, mask = draw.weights(layer.source[0], table.channels, taps=taps, groups=table.groups, hears=hears)
-    kernel = (table.channels, layer.source[0] // table.groups, table.kernel, table.kernel)
-    yield nodes.Conv2d(
-        name=f"{layer.name}.weight",
-        inputs=(read,),
-        weight=weight.reshape(kernel),
-        mask=mask.reshape(kernel),
+    weight, mask = draw.weights(channels, table.channels, taps=taps, groups=table.groups, hears=hears)
+    shape = (table.channels, channels // table.groups, table.kernel, table.kernel)
+    return nodes.Conv2d(
+        name=name,
+        inputs=inputs,
+        weight=weight.reshape(shape),
+        mask=mask.reshape(shape),
         stride=(table.stride, table.stride),
         padding=((table.margin, table.margin), (table.margin, table.margin)),
+        dilation=(table.dilation, table.dilation),
         groups=table.groups,
     )
-    yield _neurons(layer.name, f"{layer.name}.weight", layer.neurons)
+
+
+def _late(layer: Planned, steps: int, inputs: tuple[str, ...]) -> Iterator[nodes.Node]:
+    if steps:
+        yield nodes.Delay(name=f"{layer.name}.delay", inputs=inputs, steps=steps)
+
+
+def _read(layer: Planned, steps: int, inputs: tuple[str, ...]) -> tuple[str, ...]:
+    return (f"{layer.name}.delay",) if steps else inputs
 
 
 def _pool(node: type[nodes.SumPool]) -> Maker:
-    def make(layer: Planned, read: str, is_map: bool, draw: _Draw, hears: bool) -> Iterator[nodes.Node]:
+    def make(layer: Planned, inputs: tuple[str, ...], is_map: bool, draw: _Draw) -> Iterator[nodes.Node]:
         table = cast(architecture.Pool, layer.table)
         size, step = (table.size, table.size), (table.step, table.step)
-        yield node(name=layer.name, inputs=(read,), kernel=size, stride=step)
+        yield node(name=layer.name, inputs=inputs, kernel=size, stride=step)
 
     return make
 
 
-def _neurons(name: str, read: str, options: architecture.NeuronOptions | None) -> nodes.Neuron:
+def _join(node: type[nodes.Add] | type[nodes.Concat]) -> Maker:
+    def make(layer: Planned, inputs: tuple[str, ...], is_map: bool, draw: _Draw) -> Iterator[nodes.Node]:
+        yield node(name=layer.name, inputs=inputs)
+
+    return make
+
+
+def _dropout(layer: Planned, inputs: tuple[str, ...], is_map: bool, draw: _Draw) -> Iterator[nodes.Node]:
+    yield from ()
+
+
+def _neurons(
+    name: str,
+    read: str,
+    options: architecture.NeuronOptions | None,
+    recurrent: nodes.Recurrence | None = None,
+) -> nodes.Neuron:
     assert options is not None, "a layer with weights has neurons"
     return nodes.Neuron(
         name=name,
@@ -163,6 +209,7 @@ def _neurons(name: str, read: str, options: architecture.NeuronOptions | None) -
         voltage_decay=options.voltage_decay,
         reset=options.reset,
         refractory=options.refractory,
+        recurrent=recurrent,
     )
 
 
@@ -172,5 +219,8 @@ MAKERS: dict[type[architecture.Layer], Maker] = {
     architecture.MaxPool: _pool(nodes.MaxPool),
     architecture.SumPool: _pool(nodes.SumPool),
     architecture.AvgPool: _pool(nodes.AvgPool),
+    architecture.Dropout: _dropout,
+    architecture.Add: _join(nodes.Add),
+    architecture.Concat: _join(nodes.Concat),
 }
-"""Table of a recipe -> the layers that it stands for (dropout is gone by then)."""
+"""Table of a recipe -> the layers that it stands for."""

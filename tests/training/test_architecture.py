@@ -35,7 +35,7 @@ def test_layers_are_named_by_kind_and_their_shapes_chain():
         ("conv1", (4, 8, 8)),
         ("conv2", (4, 8, 8)),
         ("pool1", (4, 4, 4)),
-        ("", (4, 4, 4)),
+        ("dropout1", (4, 4, 4)),
         ("conv3", (6, 1, 1)),
         ("fc1", (20,)),
         ("fc2", (30,)),

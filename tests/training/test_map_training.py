@@ -58,9 +58,9 @@ def maps() -> Recipe:
     return Recipe.from_dict(MAPS)
 
 
-def deployed(path, samples):
+def deployed(path, samples, bits=8):
     """The compiled network's trace, from model.pt alone."""
-    quantised, _ = QuantizeWeights(8).run(load_model(path).graph)
+    quantised, _ = QuantizeWeights(bits).run(load_model(path).graph)
     program, _ = DiscretizeNeurons().run(quantised)
     program.verify()
     return program, reference.run(program, samples)

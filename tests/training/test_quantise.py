@@ -110,9 +110,8 @@ def test_the_accuracy_that_training_reports_is_the_deployed_one(tmp_path, small,
 def test_a_fitted_grid_holds_every_weight_sum_and_threshold(seed, bits, threshold, tau, kind, size):
     scale, payload, host = kind
     weight = torch.randn(5, 30, generator=torch.Generator().manual_seed(seed)) * size
-    grid = quantise.fit_grid(
-        weight, bits=bits, threshold=threshold, tau=tau, scale=scale, payload=payload, on_host=host
-    )
+    entering = [quantise.Entering(weight, scale, payload)]
+    (grid,) = quantise.fit_grids(entering, bits=bits, threshold=threshold, tau=tau, on_host=host)
     assert 1 <= grid.threshold_mantissa <= quantise.THRESHOLD_LIMIT
     on_grid = threshold * tau / (grid.step * scale * 2**grid.shift)
     assert on_grid == pytest.approx(grid.threshold_mantissa, rel=1e-9)

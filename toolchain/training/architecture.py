@@ -1,17 +1,18 @@
 """The network that a recipe describes: its layers as tables, and the plan that their shapes make. No torch here.
 
-A layer table says what differs from the network's own settings; `plan` chains the tables to layers with names and
-shapes, adds the output layer, and refuses what does not fit together.
+A layer table says what differs from the network's own settings, and which layers it reads; `plan` gives the tables
+names and shapes, adds the output layer, and refuses what does not fit together.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from toolchain.errors import SnncError
+from toolchain.errors import SnncError, nearest
 from toolchain.ir.neurons import REFRACTORY_LIMIT
 from toolchain.training.settings import setting
 
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 """(channels, height, width), or (n,)."""
 NEURONS = ("lif", "if")
+DELAY_LIMIT = 62
+"""Most steps that a connection can wait on the chip beyond the one that it always takes."""
+INPUT = "input"
+RESERVED = (INPUT, "flatten", "vote")
+"""Names that a deployed network uses for parts that no table describes."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +61,30 @@ READOUT = NeuronOptions("if", 1.0, 1.0, 1.0, "none", 0)
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """A table of `layers`. repeat: how often it stands there in a row."""
+    """A table of `layers`.
+
+    name: what other tables call it; else its kind and number.  inputs (in TOML `from`): the layers that it reads, the
+    one before it where not given; `input` is the input.  repeat: how often it stands there in a row.
+    """
 
     kind: ClassVar[str]
-    letters: ClassVar[str] = ""
-    """What its name starts with; none where nothing of it is deployed."""
+    letters: ClassVar[str]
+    """What its name starts with."""
+    joins: ClassVar[bool] = False
+    """Whether it reads more than one layer."""
 
+    name: str | None = None
+    inputs: tuple[str, ...] | None = setting(None, key="from", single=True)
     repeat: int = setting(1, low=1, high=1000)
+
+    def joined(self, sources: Sequence[Shape], where: str) -> Shape:
+        """The shape of all that it reads, as one.
+
+        Raises:
+            SnncError: the shapes do not fit together.
+        """
+        (source,) = sources
+        return source
 
     def target(self, source: Shape, where: str) -> Shape:
         """The shape that it makes of its source's shape.
@@ -74,7 +97,11 @@ class Layer:
 
 @dataclass(frozen=True, kw_only=True)
 class Neurons(Layer):
-    """A layer of weights with neurons after it; what is not given is the network's."""
+    """A layer of weights with neurons after it; what is not given of these is the network's.
+
+    delay: steps that what it reads waits, beyond the one that every connection takes.  recurrent: its neurons reach
+    each other too, by weights of their own, `recurrent_delay` steps after they spiked.
+    """
 
     neuron: str | None = setting(None, choices=NEURONS)
     tau: float | None = setting(None, above=1.0, high=4096.0)
@@ -83,6 +110,13 @@ class Neurons(Layer):
     reset: str | None = setting(None, choices=("zero", "subtract"))
     refractory: int | None = setting(None, low=0, high=REFRACTORY_LIMIT)
     bias: bool | None = None
+    delay: int = setting(0, low=0, high=DELAY_LIMIT)
+    recurrent: bool = False
+    recurrent_delay: int = setting(1, low=1, high=DELAY_LIMIT + 1)
+
+    def feedback(self) -> Neurons:
+        """The table of its recurrent weights."""
+        raise NotImplementedError
 
     def options(self, network: Network) -> NeuronOptions:
         names = [item.name for item in dataclasses.fields(NeuronOptions)]
@@ -94,7 +128,8 @@ class Neurons(Layer):
 class Conv(Neurons):
     """A convolution of square kernels. padding: keeps the size at stride 1 where not given (odd kernels).
 
-    batch_norm: before the neurons; folded into the weights in the course of training.
+    groups: as many as channels make it depthwise.  batch_norm: before the neurons; folded into the weights in the
+    course of training.  recurrent_kernel: of the recurrent weights, from all channels to all.
     """
 
     kind: ClassVar[str] = "conv"
@@ -104,12 +139,22 @@ class Conv(Neurons):
     kernel: int = setting(3, low=1)
     stride: int = setting(1, low=1)
     padding: int | None = setting(None, low=0)
+    dilation: int = setting(1, low=1)
     groups: int = setting(1, low=1)
     batch_norm: bool | None = None
+    recurrent_kernel: int = setting(3, low=1)
 
     @property
     def margin(self) -> int:
-        return (self.kernel - 1) // 2 if self.padding is None else self.padding
+        return (self.kernel - 1) // 2 * self.dilation if self.padding is None else self.padding
+
+    @property
+    def extent(self) -> int:
+        """Places that a kernel spans."""
+        return (self.kernel - 1) * self.dilation + 1
+
+    def feedback(self) -> Conv:
+        return Conv(channels=self.channels, kernel=self.recurrent_kernel)
 
     def target(self, source: Shape, where: str) -> Shape:
         channels, height, width = _map(source, self, where)
@@ -119,7 +164,14 @@ class Conv(Neurons):
                 where=where,
                 got=f"{self.groups} groups, {channels} channels to {self.channels}",
             )
-        size = [_places(n, self.kernel, self.stride, self.margin, where) for n in (height, width)]
+        if self.recurrent and self.recurrent_kernel % 2 == 0:
+            raise SnncError(
+                "recurrent weights keep the size of the map",
+                where=f"{where} recurrent_kernel",
+                got=self.recurrent_kernel,
+                allowed="an odd number",
+            )
+        size = [_places(n, self.extent, self.stride, self.margin, where) for n in (height, width)]
         return (self.channels, *size)
 
 
@@ -131,6 +183,9 @@ class Dense(Neurons):
     letters: ClassVar[str] = "fc"
 
     units: int = setting(low=1)
+
+    def feedback(self) -> Dense:
+        return Dense(units=self.units)
 
     def target(self, source: Shape, where: str) -> Shape:
         return (self.units,)
@@ -182,6 +237,7 @@ class Dropout(Layer):
     """While training, each neuron is silent for a whole sample with probability `rate`, the others count more."""
 
     kind: ClassVar[str] = "dropout"
+    letters: ClassVar[str] = "dropout"
 
     rate: float = setting(0.5, low=0.0, below=1.0)
 
@@ -189,14 +245,61 @@ class Dropout(Layer):
         return source
 
 
-LAYERS: dict[str, type[Layer]] = {table.kind: table for table in (Conv, Dense, MaxPool, SumPool, AvgPool, Dropout)}
+@dataclass(frozen=True, kw_only=True)
+class Join(Layer):
+    """A table that reads several layers; no part of the chip, but of the weights behind it."""
+
+    joins: ClassVar[bool] = True
+
+    def target(self, source: Shape, where: str) -> Shape:
+        return source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Add(Join):
+    """The sum of spikes of layers of one shape: on the chip a connection from each into the neurons that read it."""
+
+    kind: ClassVar[str] = "add"
+    letters: ClassVar[str] = "add"
+
+    def joined(self, sources: Sequence[Shape], where: str) -> Shape:
+        if len(set(sources)) > 1:
+            raise SnncError(
+                "a sum needs layers of one shape",
+                where=where,
+                got=", ".join(map(str, sources)),
+                remedy="bring the skipped path to the same channels and size by a convolution of kernel 1",
+            )
+        return sources[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Concat(Join):
+    """Layers side by side, along the channels of maps of one size or the neurons of flat layers."""
+
+    kind: ClassVar[str] = "concat"
+    letters: ClassVar[str] = "concat"
+
+    def joined(self, sources: Sequence[Shape], where: str) -> Shape:
+        if len({source[1:] for source in sources}) > 1:
+            raise SnncError(
+                "maps of unequal size cannot stand side by side", where=where, got=", ".join(map(str, sources))
+            )
+        return (sum(source[0] for source in sources), *sources[0][1:])
+
+
+LAYERS: dict[str, type[Layer]] = {
+    table.kind: table for table in (Conv, Dense, MaxPool, SumPool, AvgPool, Dropout, Add, Concat)
+}
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A layer in its place. name: `conv1`, `fc2`, `pool1`; empty for dropout, which a deployed network does not have.
+    """A layer in its place. name: as given, or its kind and number: `conv1`, `fc2`, `pool1`, `dropout1`.
 
-    source, target: shapes.  neurons: of a layer with weights, else None.  bias, batch_norm: what it has.
+    source, target: shapes.  neurons: of a layer with weights, else None.  bias, batch_norm: what it has.  inputs: names
+    of the layers that it reads.  outside: whether what it reads is the input, and not sent by neurons.  factor: what
+    pools on the way to it divide by.  added: how many payloads pools and sums on the way add up.
     """
 
     name: str
@@ -206,6 +309,21 @@ class Planned:
     neurons: NeuronOptions | None = None
     bias: bool = False
     batch_norm: bool = False
+    inputs: tuple[str, ...] = (INPUT,)
+    outside: bool = False
+    factor: float = 1.0
+    added: int = 1
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """What a layer gives to those that read it. binary: spikes without a payload; the others as in `Planned`."""
+
+    shape: Shape
+    binary: bool
+    outside: bool
+    factor: float = 1.0
+    added: int = 1
 
 
 def plan(network: Network, source: Shape, classes: int, *, coding: str, where: str) -> tuple[Planned, ...]:
@@ -214,33 +332,129 @@ def plan(network: Network, source: Shape, classes: int, *, coding: str, where: s
     coding: of the input.
 
     Raises:
-        SnncError: a table does not fit what stands before it, or asks for what the network has not; naming the table.
+        SnncError: a table does not fit what it reads, or asks for what the network has not; naming the table.
     """
     counts: dict[str, int] = {}
     planned: list[Planned] = []
-    # Whether what comes is spikes without a payload, and whether the host computes the layer that reads it.
-    binary, on_host = coding == "rate", coding == "current"
+    sent = {INPUT: _Sent(source, coding == "rate", True)}
+    before, unread = INPUT, {}
     for table, at in _tables(network, classes, where):
-        target = table.target(source, at)
         counts[table.letters] = counts.get(table.letters, 0) + 1
-        name = f"{table.letters}{counts[table.letters]}" if table.letters else ""
-        layer = _planned(name, table, source, target, network)
-        if isinstance(table, MaxPool) and not binary:
+        name = _name(table, f"{table.letters}{counts[table.letters]}", sent, at)
+        inputs = _inputs(table, before, sent, at)
+        read = _joined(table, inputs, sent, coding, at)
+        layer = _planned(name, table, inputs, read, network, at)
+        _check_neurons(layer, at, layer.outside and coding == "current", network.steps)
+        if isinstance(table, MaxPool) and not read.binary:
             raise SnncError(
                 "max pooling needs spikes: on the chip it is an OR",
                 where=at,
                 got="what it gets is a sum or has a payload",
                 remedy="pool after a layer of neurons, or take sum_pool or avg_pool",
             )
-        _check_neurons(layer, at, on_host)
-        on_host = on_host and layer.neurons is None
-        binary = layer.neurons is not None or (binary and isinstance(table, (MaxPool, Dropout)))
+        sent[name] = _sent(layer, read)
         planned.append(layer)
-        source = target
+        unread[name] = at
+        for one in inputs:
+            unread.pop(one, None)
+        before = name
+    _check_ends(unread, before, planned, coding, where)
     _check_output(network, where)
     if network.readout:
         planned[-1] = replace(planned[-1], neurons=READOUT)
     return tuple(planned)
+
+
+def _name(table: Layer, automatic: str, taken: dict[str, _Sent], where: str) -> str:
+    name = automatic if table.name is None else table.name
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name) or name in RESERVED:
+        raise SnncError(
+            "a layer cannot be called so",
+            where=f"{where} name",
+            got=name,
+            allowed=f"letters, digits, _ and -, a letter first; not {', '.join(RESERVED)}",
+        )
+    if name in taken:
+        raise SnncError("two layers have one name", where=f"{where} name", got=name, remedy="rename one")
+    return name
+
+
+def _inputs(table: Layer, before: str, known: dict[str, _Sent], where: str) -> tuple[str, ...]:
+    inputs = (before,) if table.inputs is None else table.inputs
+    for name in inputs:
+        if name not in known:
+            raise SnncError(
+                f"no layer before it is called {name!r}",
+                where=f"{where} from",
+                got=name,
+                allowed=nearest(name, known),
+                remedy="read layers that stand before it; a loop is `recurrent = true`",
+            )
+    if len(inputs) < 2 if table.joins else len(inputs) != 1:
+        raise SnncError(
+            f"{table.kind} reads {'two layers or more' if table.joins else 'one layer'}",
+            where=f"{where} from",
+            got=list(inputs),
+            remedy="name them in a list" if table.joins else "put an add or concat before it",
+        )
+    if len(set(inputs)) < len(inputs):
+        raise SnncError("a layer is read twice", where=f"{where} from", got=list(inputs))
+    return inputs
+
+
+def _joined(table: Layer, inputs: tuple[str, ...], sent: dict[str, _Sent], coding: str, where: str) -> _Sent:
+    """All that a table reads, as one."""
+    read = [sent[name] for name in inputs]
+    shape = table.joined([one.shape for one in read], where)
+    if len(read) == 1:
+        return replace(read[0], shape=shape)
+    if len({one.factor for one in read}) > 1:
+        raise SnncError(
+            "what is joined has to count alike",
+            where=where,
+            got="means of windows of several sizes",
+            remedy="put the avg_pool behind it, or take a convolution with a stride",
+        )
+    if coding != "rate" and any(one.outside for one in read):
+        raise SnncError(
+            "only spikes without a payload can be joined with other layers",
+            where=f"{where} from",
+            got=f"the input, in {coding} coding",
+            allowed='layers of neurons, or coding = "rate"',
+        )
+    adds = isinstance(table, Add)
+    return _Sent(
+        shape,
+        binary=not adds and all(one.binary for one in read),
+        outside=False,
+        factor=read[0].factor,
+        added=sum(one.added for one in read) if adds else max(one.added for one in read),
+    )
+
+
+def _sent(layer: Planned, read: _Sent) -> _Sent:
+    table = layer.table
+    if layer.neurons is not None or isinstance(table, MaxPool):
+        return _Sent(layer.target, True, False)
+    if isinstance(table, (SumPool, AvgPool)):
+        factor = read.factor / table.size**2 if isinstance(table, AvgPool) else read.factor
+        return _Sent(layer.target, False, read.outside, factor, read.added * table.size**2)
+    return replace(read, shape=layer.target)
+
+
+def _check_ends(unread: dict[str, str], output: str, planned: list[Planned], coding: str, where: str) -> None:
+    for name, at in unread.items():
+        if name != output:
+            raise SnncError("no layer reads it", where=at, got=name, remedy="take it out, or name it in a `from`")
+    hosted = [layer.name for layer in planned if layer.outside and layer.neurons is not None]
+    if coding == "current" and len(hosted) > 1:
+        raise SnncError(
+            "the host computes one layer",
+            where=f"{where}: [network] layers",
+            got=", ".join(hosted),
+            allowed="one layer that reads the input",
+            remedy='use input coding "graded" or "rate"',
+        )
 
 
 def _check_output(network: Network, where: str) -> None:
@@ -253,10 +467,25 @@ def _check_output(network: Network, where: str) -> None:
         )
 
 
-def _check_neurons(layer: Planned, where: str, on_host: bool) -> None:
-    neurons = layer.neurons
-    if neurons is None:
+def _check_neurons(layer: Planned, where: str, on_host: bool, steps: int) -> None:
+    neurons, table = layer.neurons, layer.table
+    if neurons is None or not isinstance(table, Neurons):
         return
+    if table.delay >= steps or (table.recurrent and table.recurrent_delay >= steps):
+        raise SnncError(
+            "nothing arrives within a sample",
+            where=f"{where} {'delay' if table.delay >= steps else 'recurrent_delay'}",
+            got=max(table.delay, table.recurrent_delay if table.recurrent else 0),
+            allowed=f"less than the {steps} steps of a sample",
+        )
+    if on_host and (table.delay or table.recurrent):
+        raise SnncError(
+            "what the host computes is injected at once, and alone",
+            where=f"{where} {'delay' if table.delay else 'recurrent'}",
+            got=table.delay or "true",
+            allowed="no delay and no recurrent weights in the layer that reads the input",
+            remedy='use input coding "graded" or "rate"',
+        )
     if neurons.reset == "subtract" and neurons.refractory:
         raise SnncError(
             "a refractory period needs a reset to zero",
@@ -275,18 +504,24 @@ def _check_neurons(layer: Planned, where: str, on_host: bool) -> None:
         )
 
 
-def _planned(name: str, table: Layer, source: Shape, target: Shape, network: Network) -> Planned:
+def _planned(name: str, table: Layer, inputs: tuple[str, ...], read: _Sent, network: Network, where: str) -> Planned:
+    place = {"inputs": inputs, "outside": read.outside, "factor": read.factor, "added": read.added}
+    layer = Planned(name, table, read.shape, table.target(read.shape, where), **place)  # type: ignore[arg-type]
     if not isinstance(table, Neurons):
-        return Planned(name, table, source, target)
+        return layer
     bias = network.bias if table.bias is None else table.bias
     norm = isinstance(table, Conv) and (network.batch_norm if table.batch_norm is None else table.batch_norm)
-    return Planned(name, table, source, target, table.options(network), bias or norm, norm)
+    return replace(layer, neurons=table.options(network), bias=bias or norm, batch_norm=norm)
 
 
 def _tables(network: Network, classes: int, where: str) -> Iterator[tuple[Layer, str]]:
     for number, table in enumerate(network.layers):
-        for _ in range(table.repeat):
-            yield table, f"{where}: [network] layers[{number}] ({table.kind})"
+        at = f"{where}: [network] layers[{number}] ({table.kind})"
+        if table.repeat > 1 and (table.name is not None or table.joins):
+            raise SnncError("a named layer or a join stands there once", where=f"{at} repeat", got=table.repeat)
+        for again in range(table.repeat):
+            # What it reads is said of the first one; the others read the one before them.
+            yield replace(table, inputs=None) if again else table, at
     for units in network.hidden:
         yield Dense(units=units), f"{where}: [network] hidden"
     yield Dense(units=classes * network.vote), f"{where}: [network] output layer"

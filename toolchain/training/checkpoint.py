@@ -16,11 +16,11 @@ import toolchain
 from toolchain.errors import SnncError
 from toolchain.files import atomic_write
 from toolchain.training import quantise
-from toolchain.training.architecture import READOUT, NeuronOptions
+from toolchain.training.architecture import INPUT, READOUT, NeuronOptions
 from toolchain.training.layers import ToMap, Weights
 from toolchain.training.modules import SpikingNetwork
 
-CHECKPOINT_VERSION = 2
+CHECKPOINT_VERSION = 3
 MODEL_VERSION = 2
 
 
@@ -110,14 +110,14 @@ def _input(network: SpikingNetwork) -> dict[str, Any]:
         entry["threshold"] = options.threshold
     if options.coding == "graded":
         entry["payload_bits"] = options.payload_bits
-    first = network.layers[0].grid
-    if options.coding == "current" and first is not None:
-        entry["shift"] = first.shift
+    hosted = [layer.grid for layer in network.layers if network.on_host(layer) and layer.grid is not None]
+    if hosted:
+        entry["shift"] = hosted[0].shift
     return entry
 
 
 def _input_fold(network: SpikingNetwork) -> float:
-    """What the first layer's weights are multiplied by in place of the input's scale."""
+    """What weights from the input are multiplied by in place of its scale."""
     return network.input_scale.scale if network.recipe.input.coding == "graded" else 1.0
 
 
@@ -125,33 +125,41 @@ def _layers(network: SpikingNetwork, masks: list[Tensor]) -> list[dict[str, Any]
     entries: list[dict[str, Any]] = []
     by_name = {layer.name: mask for layer, mask in zip(network.layers, masks, strict=True)}
 
-    def add(name: str, entry: dict[str, Any]) -> None:
-        entries.append({"name": name, "inputs": [entries[-1]["name"] if entries else "input"], **entry})
+    # The name under which each part's output stands in the file.
+    stands = {INPUT: INPUT}
 
-    sums = 0
+    def add(name: str, entry: dict[str, Any], *inputs: str) -> str:
+        entries.append({"name": name, "inputs": list(inputs), **entry})
+        return name
+
     for stage in network.stages:
-        entry = stage.entry()
+        entry, inputs = stage.entry(), [stands[name] for name in stage.inputs]
         if entry is None:
-            continue
-        if isinstance(stage, Weights):
-            factor = stage.factor * (_input_fold(network) if stage is network.layers[0] else 1.0)
-            add(f"{stage.name}.weight", {**entry, **_weights(network, stage, by_name[stage.name], factor)})
-            add(stage.name, _neuron(stage.neurons))
-            continue
-        sums += entry["op"] == "sum_pool"
-        add(stage.name or (f"sum{sums}" if entry["op"] == "sum_pool" else entry["op"]), entry)
+            (stands[stage.name],) = inputs
+        elif isinstance(stage, Weights):
+            read = add(f"{stage.name}.weight", {**entry, **_weights(network, stage, by_name[stage.name])}, *inputs)
+            stands[stage.name] = add(stage.name, _neuron(stage.neurons, _recurrent(network, stage, by_name)), read)
+        else:
+            stands[stage.name] = add(stage.name, entry, *inputs)
     votes = network.recipe.network.vote
     if votes > 1:
         ballots = torch.eye(network.classes).repeat_interleave(votes, dim=1)
         bits = network.recipe.quantise.bits if network.on_grid else None
         step = 1.0 if network.on_grid else None
         counts = {"weight": ballots, "mask": ballots > 0, "bias": None, "weight_step": step, "weight_bits": bits}
-        add("vote.weight", {"op": "linear", **counts})
-        add("vote", _neuron(READOUT))
+        add("vote", _neuron(READOUT), add("vote.weight", {"op": "linear", **counts}, entries[-1]["name"]))
     return entries
 
 
-def _weights(network: SpikingNetwork, layer: Weights, mask: Tensor, factor: float) -> dict[str, Any]:
+def _recurrent(network: SpikingNetwork, layer: Weights, masks: dict[str, Tensor]) -> dict[str, Any] | None:
+    back = layer.feedback
+    if back is None:
+        return None
+    return {"name": back.name, "delay": layer.late, **_weights(network, back, masks[back.name])}
+
+
+def _weights(network: SpikingNetwork, layer: Weights, mask: Tensor) -> dict[str, Any]:
+    factor = layer.factor * (_input_fold(network) if layer.outside else 1.0)
     weight, step = layer.weight.detach().double(), None
     if layer.grid is not None:
         step = layer.grid.step * factor
@@ -165,7 +173,7 @@ def _weights(network: SpikingNetwork, layer: Weights, mask: Tensor, factor: floa
     }
 
 
-def _neuron(options: NeuronOptions) -> dict[str, Any]:
+def _neuron(options: NeuronOptions, recurrent: dict[str, Any] | None = None) -> dict[str, Any]:
     return {
         "op": "neuron",
         "threshold": options.threshold,
@@ -174,5 +182,5 @@ def _neuron(options: NeuronOptions) -> dict[str, Any]:
         "voltage_decay": options.voltage_decay,
         "reset": options.reset,
         "refractory": options.refractory,
-        "recurrent": None,
+        "recurrent": recurrent,
     }

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from toolchain.training.layers import Stage, Weights
 from toolchain.training.modules import Sent, SpikingNetwork
 
 BATCH = 500
@@ -18,7 +19,7 @@ BATCH_NEURONS = 1 << 25
 
 def batch_size(network: SpikingNetwork) -> int:
     """Samples that are simulated at once."""
-    largest = max(math.prod(layer.target) for layer in network.layers)
+    largest = max(math.prod(layer.target) for layer in network.populations)
     return max(1, min(BATCH, BATCH_NEURONS // (largest * network.recipe.network.steps)))
 
 
@@ -56,10 +57,20 @@ def _activity(sent: Sent, network: SpikingNetwork, masks: dict[str, Tensor]) -> 
     spikes = fired.sum(0, dtype=torch.float64)
     if sent.stage is None:
         return Activity(spikes, None)
-    if sent.stage is network.layers[0] and network.on_host(network.layers[0]):
+    if isinstance(sent.stage, Weights) and network.on_host(sent.stage):
         return Activity(spikes, 0.0)
-    arrived = sent.events.sum((0, 1), dtype=torch.float64) * (steps / len(sent.events))
-    return Activity(spikes, float((arrived * sent.stage.fan_out(masks.get(sent.stage.name))).sum()))
+    operations = _operations(sent.events, sent.stage, masks, steps)
+    if isinstance(sent.stage, Weights) and sent.stage.feedback is not None:
+        # What is sent too late to arrive within the sample is no operation.
+        operations += _operations(
+            sent.payload[: steps - sent.stage.late], sent.stage.feedback, masks, steps - sent.stage.late
+        )
+    return Activity(spikes, operations)
+
+
+def _operations(events: Tensor, stage: Stage, masks: dict[str, Tensor], steps: int) -> float:
+    arrived = events.sum((0, 1), dtype=torch.float64) * (steps / len(events))
+    return float((arrived * stage.fan_out(masks.get(stage.name))).sum())
 
 
 def figures(network: SpikingNetwork, masks: list[Tensor], x: Tensor, y: Tensor) -> dict[str, Any]:
@@ -68,8 +79,9 @@ def figures(network: SpikingNetwork, masks: list[Tensor], x: Tensor, y: Tensor) 
     connectivity: of weights, as pruning counts them; synapse_connectivity: of the synapses that they make, where
     an entry of a kernel counts at every place. spikes_per_neuron: mean over samples and neurons in one window, for each
     population, the input included. silent_neurons: neurons that no sample made spike.  synaptic_operations: spikes
-    times surviving fan-out, per sample, for each population that is reached; the host's products (current coding)
-    are not among them. A readout, which never spikes, has neither spikes nor silent neurons.
+    that arrive within a sample times surviving fan-out, per sample, for each population that is reached, what recurrent
+    weights do included; the host's products (current coding) are not among them. A readout, which never spikes, has
+    neither spikes nor silent neurons.
     """
     right, size = 0, batch_size(network)
     by_name = {layer.name: mask for layer, mask in zip(network.layers, masks, strict=True)}
@@ -82,7 +94,7 @@ def figures(network: SpikingNetwork, masks: list[Tensor], x: Tensor, y: Tensor) 
             outputs = sent.payload
         right += int((network.decisions(outputs) == y[start : start + size]).sum())
     operations = {name: one.operations / len(x) for name, one in found.items() if one.operations is not None}
-    silent_kind = {layer.name for layer in network.layers if layer.neurons.reset == "none"}
+    silent_kind = {layer.name for layer in network.populations if layer.neurons.reset == "none"}
     spiking = {name: one.spikes for name, one in found.items() if name not in silent_kind}
     uses = [layer.uses() for layer in network.layers]
     synapses = [int((mask * use).sum()) for mask, use in zip(masks, uses, strict=True)]

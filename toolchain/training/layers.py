@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from toolchain.training import neurons, quantise
-from toolchain.training.architecture import AvgPool, Conv, Dropout, NeuronOptions, Planned, Pool
+from toolchain.training.architecture import Conv, Dropout, NeuronOptions, Neurons, Planned, Pool
 from toolchain.training.quantise import Grid
 
 NORM_MOMENTUM = 0.1
@@ -29,9 +29,20 @@ def over_maps(function: Any, x: Tensor, *args: Any, **options: Any) -> Tensor:
 
 
 class Stage(nn.Module):
-    """One part. name: of the population that it is on the chip; empty where it is none."""
+    """One part. name: what others call it.  inputs: names of what it reads.  population: whether it is one."""
 
-    name = ""
+    name: str
+    population = False
+    inputs: tuple[str, ...]
+
+    def join(self, parts: list[Tensor]) -> Tensor:
+        """All that it reads, as one."""
+        (x,) = parts
+        return x
+
+    def forward(self, x: Tensor, noise: torch.Generator | None) -> Tensor:
+        """What it sends while training."""
+        return self.exact(x)
 
     def exact(self, x: Tensor) -> Tensor:
         """What it sends for what it receives, as deployed."""
@@ -41,10 +52,6 @@ class Stage(nn.Module):
         """Synapses from each neuron of its source, in the source's order of axes; mask: of its weights."""
         raise NotImplementedError
 
-    def window(self) -> int:
-        """How many payloads it adds up to one."""
-        return 1
-
     def entry(self) -> dict[str, Any] | None:
         """Its layer in model.pt without name and inputs, or None where nothing of it is deployed."""
         return None
@@ -53,12 +60,9 @@ class Stage(nn.Module):
 class ToMap(Stage):
     """Samples as they are stored become maps."""
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, name: str, inputs: tuple[str, ...], shape: tuple[int, ...]) -> None:
         super().__init__()
-        self.shape = shape
-
-    def forward(self, x: Tensor, noise: torch.Generator | None) -> Tensor:
-        return self.exact(x)
+        self.name, self.inputs, self.shape = name, inputs, shape
 
     def exact(self, x: Tensor) -> Tensor:
         return x.unflatten(2, self.shape).permute(0, 1, 3, 4, 2).contiguous()
@@ -67,14 +71,62 @@ class ToMap(Stage):
 class Flatten(Stage):
     """Maps become flat layers in the chip's order of neurons, channel by channel."""
 
-    def forward(self, x: Tensor, noise: torch.Generator | None) -> Tensor:
-        return self.exact(x)
+    def __init__(self, name: str, inputs: tuple[str, ...]) -> None:
+        super().__init__()
+        self.name, self.inputs = name, inputs
 
     def exact(self, x: Tensor) -> Tensor:
         return x.permute(0, 1, 4, 2, 3).flatten(2)
 
     def entry(self) -> dict[str, Any]:
         return {"op": "flatten"}
+
+
+class DelayStage(Stage):
+    """What came in `late` steps ago, 0 in the first ones."""
+
+    def __init__(self, name: str, inputs: tuple[str, ...], late: int, steps: int) -> None:
+        super().__init__()
+        self.name, self.inputs, self.late, self.steps = name, inputs, late, steps
+
+    def exact(self, x: Tensor) -> Tensor:
+        came = x.expand(self.steps, *x.shape[1:])[: self.steps - self.late]
+        return torch.cat([x.new_zeros(self.late, *x.shape[1:]), came])
+
+    def entry(self) -> dict[str, Any]:
+        return {"op": "delay", "steps": self.late}
+
+
+class AddStage(Stage):
+    """The sum of what layers send."""
+
+    def __init__(self, planned: Planned, generator: torch.Generator) -> None:
+        super().__init__()
+
+    def join(self, parts: list[Tensor]) -> Tensor:
+        return sum(parts[1:], parts[0])
+
+    def exact(self, x: Tensor) -> Tensor:
+        return x
+
+    def entry(self) -> dict[str, Any]:
+        return {"op": "add"}
+
+
+class ConcatStage(Stage):
+    """What layers send, side by side along the channels or neurons, which are the last axis."""
+
+    def __init__(self, planned: Planned, generator: torch.Generator) -> None:
+        super().__init__()
+
+    def join(self, parts: list[Tensor]) -> Tensor:
+        return torch.cat(parts, dim=-1)
+
+    def exact(self, x: Tensor) -> Tensor:
+        return x
+
+    def entry(self) -> dict[str, Any]:
+        return {"op": "concat"}
 
 
 class DropoutStage(Stage):
@@ -97,14 +149,13 @@ class DropoutStage(Stage):
 class MaxPoolStage(Stage):
     """The OR of each window's spikes."""
 
+    population = True
+
     def __init__(self, planned: Planned, generator: torch.Generator) -> None:
         super().__init__()
         table = cast("Pool", planned.table)
-        self.name, self.size, self.step = planned.name, table.size, table.step
+        self.size, self.step = table.size, table.step
         self.source = planned.source
-
-    def forward(self, x: Tensor, noise: torch.Generator | None) -> Tensor:
-        return self.exact(x)
 
     def exact(self, x: Tensor) -> Tensor:
         return over_maps(functional.max_pool2d, x, self.size, self.step)
@@ -125,16 +176,9 @@ class SumPoolStage(Stage):
         super().__init__()
         table = cast("Pool", planned.table)
         self.size, self.step = table.size, table.step
-        self.factor = 1 / table.size**2 if isinstance(table, AvgPool) else 1.0
-
-    def forward(self, x: Tensor, noise: torch.Generator | None) -> Tensor:
-        return self.exact(x)
 
     def exact(self, x: Tensor) -> Tensor:
         return over_maps(functional.avg_pool2d, x, self.size, self.step, divisor_override=1)
-
-    def window(self) -> int:
-        return self.size**2
 
     def entry(self) -> dict[str, Any]:
         size, step = [self.size, self.size], [self.step, self.step]
@@ -145,10 +189,12 @@ class Weights(Stage):
     """A layer of weights and the neurons that they lead to. Weights are physical; a synapse exists where one is not 0.
 
     grid: the integers to compute in, or None for floating point.  norm_scale, norm_mean, norm_var: of a batch norm
-    (its shift is the bias) until `fold` has made it a part of the weights.  factor: what the pools before it divide
-    by.  added: how many payloads they add up.
+    (its shift is the bias) until `fold` has made it a part of the weights.  outside, factor, added: as in `Planned`.
+    feedback: the recurrent weights of its neurons, whose sums arrive `late` steps after the spikes; they have no bias
+    and no batch norm, and their grid has the same threshold.
     """
 
+    population = True
     op: ClassVar[str]
 
     def __init__(self, planned: Planned, shape: tuple[int, ...], generator: torch.Generator) -> None:
@@ -156,7 +202,7 @@ class Weights(Stage):
         assert planned.neurons is not None
         self.name, self.source, self.target = planned.name, planned.source, planned.target
         self.neurons: NeuronOptions = planned.neurons
-        self.factor, self.added = 1.0, 1
+        self.outside, self.factor, self.added = planned.outside, planned.factor, planned.added
         outputs = shape[0]
         bound = 1 / math.sqrt(math.prod(shape[1:]))
         self.weight = nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=generator))
@@ -170,6 +216,17 @@ class Weights(Stage):
         elif planned.bias:
             self.bias = nn.Parameter(torch.empty(outputs).uniform_(-bound, bound, generator=generator))
         self.grid: Grid | None = None
+        self.feedback: Weights | None = None
+        table = cast("Neurons", planned.table)
+        self.late = table.recurrent_delay
+        if table.recurrent:
+            back = Planned(f"{planned.name}.recurrent", table.feedback(), self.target, self.target, self.neurons)
+            self.feedback = cast("Weights", STAGES[back.table.kind](back, generator))
+
+    @property
+    def connections(self) -> list[Weights]:
+        """The layers of weights that lead into its neurons: itself, and the recurrent one."""
+        return [self] if self.feedback is None else [self, self.feedback]
 
     norm_mean: Tensor
     norm_var: Tensor
@@ -285,18 +342,22 @@ class ConvLayer(Weights):
         table = cast("Conv", planned.table)
         shape = (table.channels, planned.source[0] // table.groups, table.kernel, table.kernel)
         super().__init__(planned, shape, generator)
-        self.stride, self.padding, self.groups = table.stride, table.margin, table.groups
+        self.stride, self.padding, self.groups, self.dilation = table.stride, table.margin, table.groups, table.dilation
+
+    @property
+    def options(self) -> dict[str, int]:
+        """What torch's convolution is called with."""
+        names = ("stride", "padding", "dilation", "groups")
+        return {name: getattr(self, name) for name in names}
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
-        options = {"stride": self.stride, "padding": self.padding, "groups": self.groups}
-        return over_maps(functional.conv2d, x, weight, **options)
+        return over_maps(functional.conv2d, x, weight, **self.options)
 
     def biased(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if bias is None or bias.ndim > 1:
             return super().biased(x, weight, bias)
         # One pass over the map less, and one rounding.
-        options = {"stride": self.stride, "padding": self.padding, "groups": self.groups}
-        return over_maps(functional.conv2d, x, weight, bias.to(x.dtype), **options)
+        return over_maps(functional.conv2d, x, weight, bias.to(x.dtype), **self.options)
 
     def everywhere(self, weight: Tensor) -> Tensor:
         channels, *size = self.source
@@ -304,16 +365,18 @@ class ConvLayer(Weights):
 
     def uses(self) -> Tensor:
         kernel = self.weight.shape[2]
-        read = _places_read(kernel, self.source[1], self.stride, self.padding)
-        across = _places_read(kernel, self.source[2], self.stride, self.padding)
-        return read.sum(1)[:, None] * across.sum(1)
+        down, across = (
+            _taps(kernel, size, self.stride, self.padding, self.dilation).sum((1, 2)).long() for size in self.source[1:]
+        )
+        return down[:, None] * across
 
     def fan_out(self, mask: Tensor | None) -> Tensor:
         assert mask is not None
         # Outputs that each tap of each input channel leads to, then how often a place is read by each tap.
         groups = mask.view(self.groups, -1, *mask.shape[1:])
         taps = groups.sum(1).flatten(0, 1).float()
-        return torch.stack([_reads(tap, self.source[1:], self.stride, self.padding) for tap in taps], dim=-1)
+        options = self.stride, self.padding, self.dilation
+        return torch.stack([_reads(tap, self.source[1:], *options) for tap in taps], dim=-1)
 
     def entry(self) -> dict[str, Any]:
         pair = lambda n: [n, n]  # noqa: E731
@@ -321,7 +384,7 @@ class ConvLayer(Weights):
             "op": self.op,
             "stride": pair(self.stride),
             "padding": pair(self.padding),
-            "dilation": [1, 1],
+            "dilation": pair(self.dilation),
             "groups": self.groups,
         }
 
@@ -333,26 +396,20 @@ STAGES: dict[str, Callable[[Planned, torch.Generator], Stage]] = {
     "sum_pool": SumPoolStage,
     "avg_pool": SumPoolStage,
     "dropout": DropoutStage,
+    "add": AddStage,
+    "concat": ConcatStage,
 }
 """The part that each kind of table describes."""
 
 
-def _places_read(kernel: int, size: int, stride: int, padding: int) -> Tensor:
-    """Whether each row of a kernel reads inside the map at each target row: int64 (kernel, targets)."""
-    targets = (size + 2 * padding - kernel) // stride + 1
-    read = torch.arange(kernel)[:, None] + torch.arange(targets) * stride - padding
-    return ((read >= 0) & (read < size)).long()
+def _taps(kernel: int, size: int, stride: int, padding: int, dilation: int) -> Tensor:
+    """How often each entry of a kernel reads each place, by target: 0 or 1, float32 (kernel, targets, places)."""
+    targets = (size + 2 * padding - (kernel - 1) * dilation - 1) // stride + 1
+    read = torch.arange(kernel)[:, None] * dilation + torch.arange(targets) * stride - padding
+    return (read[..., None] == torch.arange(size)).float()
 
 
-def _reads(taps: Tensor, size: Any, stride: int, padding: int) -> Tensor:
+def _reads(taps: Tensor, size: Any, stride: int, padding: int, dilation: int = 1) -> Tensor:
     """For each place of a map (height, width) the sum of `taps` (kernel, kernel) over the windows that read it."""
-    spread = []
-    for places in size:
-        kernel = len(taps)
-        targets = (places + 2 * padding - kernel) // stride + 1
-        read = torch.arange(kernel)[:, None] + torch.arange(targets) * stride - padding
-        hits = torch.zeros(kernel, places)
-        row, target = ((read >= 0) & (read < places)).nonzero(as_tuple=True)
-        hits[row, read[row, target]] = 1
-        spread.append(hits)
-    return torch.einsum("ij,iy,jx->yx", taps, spread[0], spread[1])
+    spread = [_taps(len(taps), places, stride, padding, dilation).sum(1) for places in size]
+    return torch.einsum("ij,iy,jx->yx", taps, *spread)

@@ -309,30 +309,38 @@ class Session:
 
     def _keep_sums_in_range(self) -> None:
         """Shrink the weights into neurons whose worst sum would leave the chip's 24 bits (or the host's 13)."""
-        for index, layer in enumerate(self.network.layers):
-            if layer.grid is None:
+        for population in self.network.populations:
+            if population.grid is None:
                 continue
-            if layer.bias is not None:
+            if population.bias is not None:
                 # The register saturates there in any case.
-                limit = quantise.bias_limit(layer.grid)
-                layer.bias.data.clamp_(-limit, limit)
+                limit = quantise.bias_limit(population.grid)
+                population.bias.data.clamp_(-limit, limit)
             # Rounding adds at most half a step for each synapse, raising to one step at most one.
-            sums, limit = self._sums(layer, layer.grid)
+            sums, limit = self._sums(population, population.grid)
             over = sums > limit
             if bool(over.any()):
                 self.shrunk += int(over.sum())
                 factors = (limit * quantise.HEADROOM / sums).clamp(max=1.0)
-                self.method.shrink(index, torch.where(over, factors, torch.ones_like(factors)))
+                factors = torch.where(over, factors, torch.ones_like(factors))
+                for index, layer in enumerate(self.network.layers):
+                    if any(layer is one for one in population.connections):
+                        self.method.shrink(index, factors)
 
-    def _sums(self, layer: Weights, grid: quantise.Grid) -> tuple[Tensor, float]:
+    def _sums(self, population: Weights, grid: quantise.Grid) -> tuple[Tensor, float]:
         """For each output the largest sum of its mantissas times payloads, and how large it may be."""
-        scale = self.network.scale(layer)
-        mantissas = quantise.mantissas(layer.weight.detach(), grid)
-        sums = quantise.row_sums(mantissas) * scale.payload
-        if not self.network.on_host(layer):
-            return sums * layer.current_growth(self.recipe.network.steps), quantise.SUM_LIMIT
-        beside = self.network.beside(layer, mantissas * grid.step) / (grid.step * scale.scale)
-        return sums, max(quantise.HOST_LIMIT * 2**grid.shift - beside, 1.0)
+        if self.network.on_host(population):
+            scale = self.network.scale(population)
+            mantissas = quantise.mantissas(population.weight.detach(), grid)
+            beside = self.network.beside(population, mantissas * grid.step) / (grid.step * scale.scale)
+            limit = max(quantise.HOST_LIMIT * 2**grid.shift - beside, 1.0)
+            return quantise.row_sums(mantissas) * scale.payload, limit
+        sums = torch.zeros(())
+        for layer in population.connections:
+            assert layer.grid is not None
+            mantissas = quantise.mantissas(layer.weight.detach(), layer.grid)
+            sums = sums + quantise.row_sums(mantissas) * (self.network.scale(layer).payload * 2**layer.grid.exponent)
+        return sums * population.current_growth(self.recipe.network.steps), quantise.SUM_LIMIT
 
     def save(self) -> None:
         """Write the checkpoint and the metrics so far."""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from toolchain.training import neurons, quantise
-from toolchain.training.architecture import Dense, Shape
+from toolchain.training.architecture import INPUT, Dense, Neurons, Planned, Shape
 from toolchain.training.encoding import CODINGS, VALUE_MAX
-from toolchain.training.layers import STAGES, DenseLayer, Flatten, Stage, SumPoolStage, ToMap, Weights
+from toolchain.training.layers import STAGES, DelayStage, DenseLayer, Flatten, Stage, ToMap, Weights
 from toolchain.training.recipe import Recipe
 
+T = TypeVar("T")
 EXACT_FLOAT32 = 1 << 24
 """Integers up to here, and so sums that stay below, are exact in float32 whatever the order of addition."""
 
@@ -55,7 +57,8 @@ class Sent:
 class SpikingNetwork(nn.Module):
     """Samples are uint8 (B, channels * height * width); see `forward` and `simulate`.
 
-    stages: all parts in order.  layers: those with weights.
+    stages: all parts in order, each with the names of those that it reads.  populations: those of weights with neurons.
+    layers: all connections with weights, recurrent ones behind those of their neurons.
     """
 
     def __init__(self, recipe: Recipe, shape: Shape, classes: int) -> None:
@@ -67,30 +70,35 @@ class SpikingNetwork(nn.Module):
         self.input_scale = input_scale(recipe)
         self.input_shape = shape
         self.used: list[Tensor] | None = None
-        generator = torch.Generator().manual_seed(recipe.seed)
-        self.stages: list[Stage] = []
-        planned = recipe.plan(shape, classes)
-        if not isinstance(planned[0].table, Dense):
-            self.stages.append(ToMap(shape))
-        for part in planned:
-            if isinstance(part.table, Dense) and len(part.source) == 3 and self.stages:
-                self.stages.append(Flatten())
-            self.stages.append(STAGES[part.table.kind](part, generator))
-        self.layers: list[Weights] = []
-        for stage in self.stages:
-            if isinstance(stage, Weights):
-                self.layers.append(stage)
-                self.add_module(stage.name, stage)
-        self._collect_pools()
+        self.stages = self._build(recipe.plan(shape, classes), torch.Generator().manual_seed(recipe.seed))
+        self.populations = [stage for stage in self.stages if isinstance(stage, Weights)]
+        self.parts = nn.ModuleList(self.populations)
+        self.layers = [layer for population in self.populations for layer in population.connections]
+        self._last_read = {name: stage.name for stage in self.stages for name in stage.inputs}
 
-    def _collect_pools(self) -> None:
-        factor, added = 1.0, 1
-        for stage in self.stages:
-            if isinstance(stage, SumPoolStage):
-                factor, added = factor * stage.factor, added * stage.window()
-            elif isinstance(stage, Weights):
-                stage.factor, stage.added = factor, added
-                factor, added = 1.0, 1
+    def _build(self, planned: tuple[Planned, ...], generator: torch.Generator) -> list[Stage]:
+        stages: list[Stage] = []
+        maps: dict[str, str] = {}
+        flat: dict[str, str] = {}
+        if any(INPUT in part.inputs and not isinstance(part.table, Dense) for part in planned):
+            stages.append(ToMap("map", (INPUT,), self.input_shape))
+            maps[INPUT] = "map"
+        for part in planned:
+            inputs = tuple(maps.get(name, name) for name in part.inputs)
+            if isinstance(part.table, Dense) and len(part.source) == 3 and inputs != (INPUT,):
+                (read,) = inputs
+                if read not in flat:
+                    flat[read] = f"{part.name}.flatten" if flat else "flatten"
+                    stages.append(Flatten(flat[read], inputs))
+                inputs = (flat[read],)
+            if isinstance(part.table, Neurons) and part.table.delay:
+                late = DelayStage(f"{part.name}.delay", inputs, part.table.delay, self.recipe.network.steps)
+                stages.append(late)
+                inputs = (late.name,)
+            stage = STAGES[part.table.kind](part, generator)
+            stage.name, stage.inputs = part.name, inputs
+            stages.append(stage)
+        return stages
 
     @property
     def normed(self) -> bool:
@@ -111,12 +119,12 @@ class SpikingNetwork(nn.Module):
         return [parameter for parameter in self.parameters() if id(parameter) not in synapses]
 
     def on_host(self, layer: Weights) -> bool:
-        """Whether a layer's products are computed on the host (the first one, current coding)."""
-        return layer is self.layers[0] and self.recipe.input.coding == "current"
+        """Whether a layer's products are computed on the host (the one that reads the input, current coding)."""
+        return layer.outside and self.recipe.input.coding == "current"
 
     def scale(self, layer: Weights) -> InputScale:
         """What one unit of payload into a layer is worth, pools before it included."""
-        base = self.input_scale if layer is self.layers[0] else InputScale(1.0, 0.0, 1)
+        base = self.input_scale if layer.outside else InputScale(1.0, 0.0, 1)
         if layer.added == 1:
             return base
         each = layer.factor * layer.added
@@ -124,18 +132,23 @@ class SpikingNetwork(nn.Module):
 
     def fit_grids(self) -> None:
         """Choose each layer's integer grid from its weights as they are."""
-        for layer in self.layers:
-            scale, weight = self.scale(layer), layer.weight.detach()
-            layer.grid = quantise.fit_grid(
-                weight,
+        for population in self.populations:
+            growth = population.current_growth(self.recipe.network.steps)
+            connections = population.connections
+            scales = [self.scale(layer) for layer in connections]
+            grids = quantise.fit_grids(
+                [
+                    quantise.Entering(layer.weight.detach(), scale.scale, scale.payload * growth)
+                    for layer, scale in zip(connections, scales, strict=True)
+                ],
                 bits=self.recipe.quantise.bits,
-                threshold=layer.neurons.threshold,
-                tau=layer.neurons.resistance,
-                scale=scale.scale,
-                payload=scale.payload * layer.current_growth(self.recipe.network.steps),
-                on_host=self.on_host(layer),
-                beside=self.beside(layer, weight),
+                threshold=population.neurons.threshold,
+                tau=population.neurons.resistance,
+                on_host=self.on_host(population),
+                beside=self.beside(population, population.weight.detach()),
             )
+            for layer, grid in zip(connections, grids, strict=True):
+                layer.grid = grid
 
     def beside(self, layer: Weights, weight: Tensor) -> float:
         """The largest that a layer's biases can be, what an input's offset makes of its weights included; physical."""
@@ -146,9 +159,11 @@ class SpikingNetwork(nn.Module):
         """Leave out of training passes what a final set of synapses never uses; the result is the same, sooner.
 
         A neuron is used when a synapse leads from it to a used one and, unless it has a bias, one leads to it.
-        Only for networks of dense layers and nothing else: maps are computed whole.
+        Only for chains of dense layers and nothing else: the rest is computed whole.
         """
-        if len(self.stages) != len(self.layers) or not all(isinstance(layer, DenseLayer) for layer in self.layers):
+        dense = len(self.stages) == len(self.layers) and all(isinstance(layer, DenseLayer) for layer in self.layers)
+        chain = [(INPUT,), *((stage.name,) for stage in self.stages[:-1])]
+        if not dense or [stage.inputs for stage in self.stages] != chain:
             return
         used = [torch.ones(len(masks[-1]), dtype=torch.bool)]
         for index in reversed(range(len(masks))):
@@ -180,9 +195,23 @@ class SpikingNetwork(nn.Module):
         if self.used is not None:
             samples = samples.index_select(1, self.used[0])
         x = self.coding(samples, steps, self.coding_parameter, torch.float32 if graded else dtype)
-        for stage in self.stages:
-            x = self._layer(stage, x).to(dtype) if isinstance(stage, Weights) else stage(x, noise)
+
+        def compute(stage: Stage, parts: list[Tensor]) -> Tensor:
+            x = stage.join(parts)
+            return self._layer(stage, x).to(dtype) if isinstance(stage, Weights) else stage(x, noise)
+
+        for _, sent in self._through(x, compute):
+            x = sent
         return x
+
+    def _through(self, x: T, compute: Callable[[Stage, list[T]], T]) -> Iterator[tuple[Stage, T]]:
+        """Each part with what it makes of what it reads; nothing is kept longer than it is read."""
+        sent = {INPUT: x}
+        for stage in self.stages:
+            x = compute(stage, [sent[name] for name in stage.inputs])
+            sent = {name: value for name, value in sent.items() if self._last_read[name] != stage.name}
+            sent[stage.name] = x
+            yield stage, x
 
     def rates(self, outputs: Tensor) -> Tensor:
         """Mean of the outputs over steps and over the neurons that vote for a class: (B, classes), float32."""
@@ -205,25 +234,45 @@ class SpikingNetwork(nn.Module):
             rows, columns = self.used[index + 1], self.used[index]
             weight = weight.index_select(0, rows).index_select(1, columns)
             bias = None if bias is None else bias.index_select(0, rows)
-        current = self._current(layer, x, weight, bias)
+        sums, direct = self._sums(layer, x, weight, bias)
+        if layer.feedback is not None:
+            return self._looped(layer, layer.feedback, sums, direct)
+        current = neurons.synapse(sums, steps, layer.current_kept, layer.grid is not None)
+        if direct is not None:
+            current = current + direct.to(current.dtype)
         if neuron.reset == "none":
             total = current.float().sum(0, keepdim=True)
             return total * (neuron.unit * (1 if len(current) == 1 else 1 / steps))
         return neurons.run(current, steps, neuron)
 
-    def _current(self, layer: Weights, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def _looped(self, layer: Weights, feedback: Weights, sums: Tensor, direct: Tensor | None) -> Tensor:
+        """Spikes of neurons that reach each other, step by step, differentiable."""
+        if feedback.grid is None:
+            weight = feedback.weight * (1 / layer.neurons.resistance)
+        else:
+            weight = quantise.straight_through(feedback.weight, feedback.grid) * feedback.grid.lowest
+        weight = weight.to(sums.dtype)
+        steps, kept = self.recipe.network.steps, layer.current_kept
+        direct = None if direct is None else direct.float()
+        feed = neurons.Feed(
+            lambda spikes: feedback.product(spikes[None].to(weight.dtype), weight)[0].float(), layer.late
+        )
+        return neurons.run_looped(sums.float(), direct, steps, kept, layer.neuron(), feed)
+
+    def _sums(self, layer: Weights, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What enters a layer's synaptic current, and what passes by it: both on the scale of the potential."""
         tau = layer.neurons.resistance
         if layer.normed:
             scale = self.scale(layer)
             current = layer.product(x, (weight * scale.scale).to(x.dtype))
             if scale.offset:
                 current = current + (layer.everywhere(weight) * scale.offset).to(current.dtype)
-            return layer.normalise(current, 1 / tau)
+            return layer.normalise(current, 1 / tau), None
         grid = layer.grid
         if grid is None:
             bias = self._bias(layer, weight, bias)
             weight = (weight * (self.scale(layer).scale / tau)).to(x.dtype)
-            return self._filtered(layer, x, weight, None if bias is None else bias / tau)
+            return self._apart(layer, x, weight, None if bias is None else bias / tau)
         weight = quantise.straight_through(weight, grid)
         bias = self._bias(layer, weight * grid.step, bias)
         if bias is not None:
@@ -233,17 +282,15 @@ class SpikingNetwork(nn.Module):
         if self.on_host(layer):
             total = layer.product(x, weight.to(x.dtype))
             current = quantise.straight_host_sum(total, grid.shift) * 2**quantise.STATE_SHIFT
-            return current if bias is None else current + bias.to(current.dtype)
+            return current, bias
         # Six bits up is exact in any floating type, and cheaper on the weights than on the currents.
-        return self._filtered(layer, x, (weight * 2**quantise.STATE_SHIFT).to(x.dtype), bias)
+        return self._apart(layer, x, (weight * grid.lowest).to(x.dtype), bias)
 
-    def _filtered(self, layer: Weights, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Synaptic currents and, beside them, the bias; all on the scale of the potential."""
+    def _apart(self, layer: Weights, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Weighted sums and the bias; together where the current has no memory, which is a pass less."""
         if layer.current_kept == 0:
-            return layer.biased(x, weight, bias)
-        steps = self.recipe.network.steps
-        current = neurons.synapse(layer.product(x, weight), steps, layer.current_kept, layer.grid is not None)
-        return current if bias is None else current + bias.to(current.dtype)
+            return layer.biased(x, weight, bias), None
+        return layer.product(x, weight), bias
 
     @torch.no_grad()
     def simulate(self, samples: Tensor) -> list[Tensor]:
@@ -259,35 +306,59 @@ class SpikingNetwork(nn.Module):
         x = self.coding(samples, self.recipe.network.steps, self.coding_parameter, torch.float32)
         events = (x != 0).float()
         yield Sent(None, events, x)
-        for stage in self.stages:
-            if not stage.name:
-                x, events = stage.exact(x), stage.exact(events)
-                continue
-            x = self._layer_exact(stage, x) if isinstance(stage, Weights) else stage.exact(x)
-            yield Sent(stage, events, x)
-            events = x
+        for stage, (sent, _, arrived) in self._through((x, events, events), self._exact):
+            if stage.population:
+                yield Sent(stage, arrived, sent)
+
+    def _exact(self, stage: Stage, parts: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+        """What a part sends, the spikes in it, and those that reached it."""
+        x, arrived = (stage.join([part[at] for part in parts]) for at in (0, 1))
+        if not stage.population:
+            return stage.exact(x), stage.exact(arrived), arrived
+        sent = self._layer_exact(stage, x) if isinstance(stage, Weights) else stage.exact(x)
+        return sent, sent, arrived
 
     def _layer_exact(self, layer: Weights, x: Tensor) -> Tensor:
         steps, neuron = self.recipe.network.steps, layer.neuron()
-        current = self._current_exact(layer, x)
+        sums, direct = self._sums_exact(layer, x)
+        kept = layer.current_kept
+        if layer.feedback is not None:
+            feed = neurons.Feed(self._fed_exact(layer.feedback), layer.late)
+            return neurons.run_looped(sums.double(), direct, steps, kept, neuron, feed, exact=True).float()
+        current = neurons.synapse_exact(sums, steps, kept, neuron.integer)
+        current = current if direct is None else current + direct
         if neuron.reset == "none":
             return neurons.sum_exact(current, steps, neuron.integer)
         return neurons.run_exact(current, steps, neuron).float()
 
-    def _current_exact(self, layer: Weights, x: Tensor) -> Tensor:
-        steps, grid = self.recipe.network.steps, layer.grid
+    def _fed_exact(self, feedback: Weights) -> Callable[[Tensor], Tensor]:
+        grid = feedback.grid
+        if grid is None:
+            weight, lowest = feedback.weight * (1 / feedback.neurons.resistance), 1
+        else:
+            weight, lowest = quantise.mantissas(feedback.weight, grid), grid.lowest
+        weight = weight.to(_holding(weight))
+        return lambda spikes: feedback.product(spikes[None].to(weight.dtype), weight)[0].double() * lowest
+
+    def _sums_exact(self, layer: Weights, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """`_sums`, exact."""
+        grid = layer.grid
         if grid is None:
             weight, bias = layer.folded()
             bias = self._bias(layer, weight, bias)
             weight = weight * (self.scale(layer).scale / layer.neurons.resistance)
-            current = neurons.synapse_exact(layer.product(x, weight), steps, layer.current_kept, False)
-            return current if bias is None else current + bias / layer.neurons.resistance
+            return layer.product(x, weight), None if bias is None else bias / layer.neurons.resistance
         weight = quantise.mantissas(layer.weight, grid)
-        worst = float(weight.abs().flatten(1).sum(1).max()) * self.scale(layer).payload
-        exact = x.dtype if worst < EXACT_FLOAT32 else torch.float64
+        exact = _holding(weight, self.scale(layer).payload)
         total = layer.product(x.to(exact), weight.to(exact)).double()
         if self.on_host(layer):
             total = quantise.host_sum(total, grid.shift)
-        current = neurons.synapse_exact(total.mul_(2**quantise.STATE_SHIFT), steps, layer.current_kept, True)
         bias = self._bias(layer, weight * grid.step, layer.bias)
-        return current if bias is None else current + quantise.bias_integers(bias, grid, on_host=self.on_host(layer))
+        whole = None if bias is None else quantise.bias_integers(bias, grid, on_host=self.on_host(layer))
+        return total.mul_(grid.lowest), whole
+
+
+def _holding(mantissas: Tensor, payload: int = 1) -> torch.dtype:
+    """A type in which no weighted sum is rounded."""
+    worst = float(mantissas.abs().flatten(1).sum(1).max()) * payload
+    return torch.float32 if worst < EXACT_FLOAT32 else torch.float64

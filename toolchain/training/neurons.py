@@ -165,3 +165,64 @@ def sum_exact(current: Tensor, steps: int, integer: bool) -> Tensor:
         if integer:
             v.clamp_(-STATE_LIMIT, STATE_LIMIT)
     return v[None]
+
+
+class _Spike(torch.autograd.Function):
+    """1 where v > threshold, with the surrogate that `_Window` has."""
+
+    @staticmethod
+    def forward(ctx: Any, potential: Tensor, neuron: Neuron) -> Tensor:
+        ctx.save_for_backward(potential)
+        ctx.neuron = neuron
+        return (potential > neuron.threshold).to(potential.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        (potential,) = ctx.saved_tensors
+        unit = ctx.neuron.unit
+        return upstream * surrogate((potential - ctx.neuron.threshold) * unit) * unit, None
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Recurrent weights. sums: of one step's spikes (B, ...), on the scale of the potential.  late: steps until they
+    arrive, 1 or more."""
+
+    sums: Callable[[Tensor], Tensor]
+    late: int
+
+
+def run_looped(
+    sums: Tensor, direct: Tensor | None, steps: int, kept: float, neuron: Neuron, feed: Feed, *, exact: bool = False
+) -> Tensor:
+    """Spikes (T, B, ...) of neurons that reach each other, step by step; differentiable, the reset is not.
+
+    sums: (T, B, ...) or (1, B, ...), of the synapses from elsewhere.  direct: what passes the synaptic current by, at
+    every step.  kept: of the synaptic current from step to step.  exact: as deployed; potentials saturate.
+    """
+    u = v = torch.zeros_like(sums[0])
+    wait = torch.zeros_like(v, dtype=torch.int8)
+    sent: list[Tensor] = []
+    for t in range(steps):
+        arrived = sums[t if len(sums) > 1 else 0]
+        if t >= feed.late:
+            arrived = arrived + feed.sums(sent[t - feed.late])
+        u = _decayed(u, kept, neuron.integer) + arrived if kept else arrived
+        p = _decayed(v, neuron.decay, neuron.integer) + (u if direct is None else u + direct)
+        if exact and neuron.integer:
+            p = p.clamp(-STATE_LIMIT, STATE_LIMIT)
+        if neuron.refractory:
+            p = p.masked_fill(wait > 0, 0.0)
+        spikes = _Spike.apply(p, neuron)
+        sent.append(spikes)
+        fired = spikes.detach() > 0
+        v = p - neuron.threshold * fired if neuron.reset == "subtract" else p.masked_fill(fired, 0.0)
+        wait = torch.where(fired, neuron.refractory, (wait - 1).clamp(min=0)).to(torch.int8)
+    return torch.stack(sent)
+
+
+def _decayed(state: Tensor, kept: float, integer: bool) -> Tensor:
+    """kept * state, on the chip rounded toward zero; the gradient is that of the product."""
+    left = state * kept
+    # A difference of neighbours is exact, so the sum is the rounded number itself.
+    return left + (left.trunc() - left).detach() if integer else left

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ BIAS_MAX = (BIAS_LIMIT << 7) / (1 << STATE_SHIFT)
 """Largest bias, in mantissa steps of the threshold."""
 HOST_LIMIT = BIAS_LIMIT - 100
 """What the host's sums and the bias beside them may reach together: a little less, as each of them is rounded."""
+EXPONENT_LIMIT = 6
+"""Largest exponent of a trained connection; one more fits the register, so that the compiler has room."""
 HEADROOM = 0.95
 """Share of SUM_LIMIT that a fresh grid uses, so that weights can still grow on it."""
 
@@ -28,7 +31,8 @@ class Grid:
 
     threshold_mantissa: vth; step = threshold * tau / (vth * scale * 2**shift), so the threshold discretises exactly.
     scale: physical size of one unit of payload.  shift: of the host's sums (current coding), else 0.
-    limit: largest magnitude of a mantissa.
+    limit: largest magnitude of a mantissa.  exponent: a mantissa counts 2**exponent; 0 for one at least of the
+    connections into a population, whose grids have the same threshold.
     """
 
     threshold_mantissa: int
@@ -37,11 +41,18 @@ class Grid:
     tau: float
     scale: float = 1.0
     shift: int = 0
+    exponent: int = 0
 
     @property
     def step(self) -> float:
         """Physical value of one mantissa step."""
-        return self.threshold * self.tau / (self.threshold_mantissa * self.scale * 2**self.shift)
+        finest = self.threshold * self.tau / (self.threshold_mantissa * self.scale * 2**self.shift)
+        return finest * 2**self.exponent
+
+    @property
+    def lowest(self) -> int:
+        """What one mantissa step is in units of the membrane potential's lowest bit."""
+        return 1 << (STATE_SHIFT + self.exponent)
 
     @property
     def unit(self) -> float:
@@ -49,37 +60,57 @@ class Grid:
         return self.threshold / (self.threshold_mantissa << STATE_SHIFT)
 
 
-def fit_grid(
-    weight: Tensor,
+@dataclass(frozen=True)
+class Entering:
+    """Weights of one connection, (out, ...), physical. scale: of one unit of payload.
+
+    payload: largest value that one spike carries, times what a current can pile up.
+    """
+
+    weight: Tensor
+    scale: float
+    payload: float
+
+
+def fit_grids(
+    entering: Sequence[Entering],
     *,
     bits: int,
     threshold: float,
     tau: float,
-    scale: float,
-    payload: float,
     on_host: bool,
     beside: float = 0.0,
-) -> Grid:
-    """The finest grid on which the largest weight has a mantissa and no sum of a row can overflow.
+) -> list[Grid]:
+    """The finest grids on which the largest weights have a mantissa and no sum of a row can overflow.
 
-    weight: (out, ...), physical.  tau: input that moves the potential by 1 (of a neuron without a leak: 1).
-    payload: largest value that one spike carries, times what a current can pile up.  on_host: sums are made by the
-    host and enter as a bias of 13 bits; a right shift is then chosen so that the mantissas keep their bits.
+    entering: all connections into one population; their sums add up, so their grids have one threshold, and steps that
+    differ by powers of two.
+    tau: input that moves the potential by 1 (of a neuron without a leak: 1).
+    on_host: sums are made by the host (of one connection) and enter as a bias of 13 bits; a right shift is then chosen
+    so that the mantissas keep their bits.
     beside: largest physical bias, which needs a register too (on the host the same one).
     """
     limit = (1 << (bits - 1)) - 1
-    largest = max(float(weight.abs().max()), 1e-12)
-    worst = max(float(row_sums(weight).max()) * payload + (beside / scale if on_host else 0.0), 1e-12)
+    scale = entering[0].scale
+    rows = sum(row_sums(c.weight).double() * c.payload * (c.scale / scale) for c in entering)
+    worst = max(float(torch.as_tensor(rows).max()) + (beside / scale if on_host else 0.0), 1e-12)
     allowed = HEADROOM * (BIAS_LIMIT if on_host else SUM_LIMIT)
     # A sum of s physical units reaches vth * s * scale / (threshold * tau) on the integer scale.
     by_sum = allowed * threshold * tau / (worst * scale)
-    by_mantissa = threshold * tau * limit / (largest * scale)
+    by_mantissa = [threshold * tau * limit / (max(float(c.weight.abs().max()), 1e-12) * c.scale) for c in entering]
     # A bias may move the potential by so much a step; what the host injects has been counted with the sums.
     by_bias = HEADROOM * BIAS_MAX * threshold * tau / max(beside, 1e-12)
-    vth = by_sum if on_host else min(by_sum, by_mantissa, by_bias)
+    # The connection of the smallest weights has exponent 0, unless that of the largest would need too high a one.
+    finest = min(max(by_mantissa), min(by_mantissa) * 2**EXPONENT_LIMIT)
+    vth = by_sum if on_host else min(by_sum, finest, by_bias)
     vth_integer = min(max(math.floor(vth), 1), THRESHOLD_LIMIT)
-    shift = max(math.floor(math.log2(by_mantissa / vth_integer)), 0) if on_host else 0
-    return Grid(vth_integer, limit, threshold, tau, scale, shift)
+    if on_host:
+        shift = max(math.floor(math.log2(by_mantissa[0] / vth_integer)), 0)
+        return [Grid(vth_integer, limit, threshold, tau, scale, shift)]
+    exponents = [0 if len(entering) == 1 else max(math.ceil(math.log2(vth_integer / m)), 0) for m in by_mantissa]
+    # One of them has the step itself: the compiler takes the finest step that it finds for the common one.
+    exponents = [exponent - min(exponents) for exponent in exponents]
+    return [Grid(vth_integer, limit, threshold, tau, c.scale, 0, e) for c, e in zip(entering, exponents, strict=True)]
 
 
 def row_sums(weight: Tensor) -> Tensor:

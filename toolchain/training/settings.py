@@ -23,19 +23,27 @@ def setting(
     below: float | None = None,
     choices: tuple[str, ...] | None = None,
     kinds: Mapping[str, type] | None = None,
+    key: str | None = None,
+    single: bool | None = None,
 ) -> Any:
     """A dataclass field with its range: low and high belong to it, above and below do not.
 
-    kinds: of a list of tables, each with the class that its key `kind` names.
+    kinds: of a list of tables, each with the class that its key `kind` names.  key: what users call it, where that is
+    no name in Python.  single: of a list, whether one item may stand for a list of one.
     """
-    limits = {"low": low, "high": high, "above": above, "below": below, "choices": choices, "kinds": kinds}
+    limits: dict[str, Any] = {"low": low, "high": high, "above": above, "below": below, "choices": choices}
+    limits |= {"kinds": kinds, "key": key, "single": single}
     return field(default=default, metadata={k: v for k, v in limits.items() if v is not None})
 
 
 def plain(node: Any, skip: tuple[str, ...] = ()) -> dict[str, Any]:
     """Nested plain values of a dataclass, without those that are None and those to skip."""
-    values = {item.name: getattr(node, item.name) for item in dataclasses.fields(node) if item.name not in skip}
+    values = {_key(item): getattr(node, item.name) for item in dataclasses.fields(node) if item.name not in skip}
     return {name: _plain_value(value) for name, value in values.items() if value is not None}
+
+
+def _key(item: dataclasses.Field[Any]) -> str:
+    return str(item.metadata.get("key", item.name))
 
 
 def _plain_value(value: Any) -> Any:
@@ -54,28 +62,29 @@ def build(cls: type[T], values: Mapping[str, Any], where: str, skip: tuple[str, 
         SnncError: an unknown or missing key, a wrong type, a value out of range; with its place.
     """
     hints = get_type_hints(cls)
-    items = {item.name: item for item in dataclasses.fields(cls) if item.name not in skip}  # type: ignore[arg-type]
+    items = {_key(item): item for item in dataclasses.fields(cls) if item.name not in skip}  # type: ignore[arg-type]
     for key in values:
         if key not in items:
             raise SnncError(f"unknown key {key!r}", where=where, allowed=nearest(key, [*items, *skip]))
     missing = [
-        name
-        for name, item in items.items()
-        if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING and name not in values
+        key
+        for key, item in items.items()
+        if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING and key not in values
     ]
     if missing:
         raise SnncError(f"missing key {missing[0]!r}", where=where)
     built: dict[str, Any] = {}
     for key, value in values.items():
-        hint, limits = hints[key], items[key].metadata
+        name, limits = items[key].name, items[key].metadata
+        hint = hints[name]
         if dataclasses.is_dataclass(hint):
             if not isinstance(value, Mapping):
                 raise SnncError(f"[{key}] must be a table", where=where, got=repr(value))
-            built[key] = build(hint, value, f"{where}: [{key}]")  # type: ignore[arg-type]
+            built[name] = build(hint, value, f"{where}: [{key}]")  # type: ignore[arg-type]
         elif "kinds" in limits:
-            built[key] = _tables(value, limits["kinds"], f"{where} {key}")
+            built[name] = _tables(value, limits["kinds"], f"{where} {key}")
         else:
-            built[key] = _checked(value, hint, limits, f"{where}: {key}" if top else f"{where} {key}")
+            built[name] = _checked(value, hint, limits, f"{where}: {key}" if top else f"{where} {key}")
     return cls(**built)
 
 
@@ -100,6 +109,8 @@ def _checked(value: Any, hint: Any, limits: Mapping[str, Any], where: str) -> An
     if get_origin(hint) in (Union, types.UnionType):
         hint = next(part for part in get_args(hint) if part is not type(None))
     if get_origin(hint) is tuple:
+        if limits.get("single") and isinstance(value, get_args(hint)[0]):
+            value = (value,)
         if not isinstance(value, (list, tuple)):
             raise SnncError("a list is needed", where=where, got=repr(value))
         return tuple(_checked(item, get_args(hint)[0], limits, where) for item in value)

@@ -18,9 +18,8 @@ from torch.nn import functional
 
 from toolchain.errors import SnncError, nearest
 from toolchain.ir.neurons import REFRACTORY_LIMIT
+from toolchain.training.architecture import DELAY_LIMIT
 
-DELAY_LIMIT = 62
-"""Most steps that a connection can wait on the chip beyond the one that it always takes."""
 RESETS = ("zero", "subtract")
 
 Reals = float | Tensor
