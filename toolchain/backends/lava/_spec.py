@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-VERSION = 2
+VERSION = 3
 
 # Register ranges of a Loihi compartment and of Lava's fixed-point models, which check none of them.
 DECAY_U = (1, 4096)  # effective decay; the register holds one less
@@ -166,12 +166,36 @@ class Source:
     target: str | None = None
 
 
+@dataclass(frozen=True)
+class Batch:
+    """How samples run side by side: `size` of them in every process, window after window, in `shards` runs at once.
+
+    stock_neurons: Lava's own neurons wherever they compute the population.
+    traced: populations whose spikes are kept of all samples.
+    compared: so many of the first samples also run one by one through the processes of a run without a batch, and the
+    spikes of all populations are kept of these.
+    """
+
+    size: int
+    shards: int = 1
+    stock_neurons: bool = True
+    traced: tuple[str, ...] = ()
+    compared: int = 0
+
+    def rows(self, samples: int) -> list[tuple[int, int]]:
+        """(start, stop) of the samples of every shard; whole windows, but for the last."""
+        windows = -(-samples // self.size)
+        edges = [min(k * windows // self.shards * self.size, samples) for k in range(self.shards + 1)]
+        return [(a, b) for a, b in itertools.pairwise(edges) if a < b]
+
+
 @dataclass(frozen=True, eq=False)
 class Spec:
     """One network and its run. `slices` maps a population or graded source to its inner cut points.
 
     unroll_to: kernels of at most so many synapses become Lava's own sparse connections.
     all_stock: Lava's own sources, sinks and delays wherever it has them; slower, for tests.
+    batch: samples side by side (`batched.py`); none, and they follow each other.
     """
 
     steps: int
@@ -183,6 +207,7 @@ class Spec:
     inputs: dict[str, np.ndarray] = field(default_factory=dict)
     unroll_to: int = 2**20
     all_stock: bool = False
+    batch: Batch | None = None
 
     @property
     def samples(self) -> int:
@@ -274,6 +299,19 @@ def check(spec: Spec) -> None:
         edges = (0, *cuts, spec.sizes.get(name, 0))
         if name not in spec.sizes or any(a >= b for a, b in itertools.pairwise(edges)):
             raise SpecError("cuts must ascend inside it", where=name, got=cuts, allowed="1 .. size - 1, ascending")
+    if spec.batch is not None:
+        _check_batch(spec.batch, spec)
+
+
+def _check_batch(batch: Batch, spec: Spec) -> None:
+    _integer(batch.size, "network", "samples side by side", (1, 2**20))
+    _integer(batch.shards, "network", "shards", (1, 2**10))
+    _integer(batch.compared, "network", "compared samples", (0, spec.samples))
+    if spec.slices or spec.all_stock:
+        raise SpecError("samples side by side need whole populations", where="network", got="slices", allowed="none")
+    for name in batch.traced:
+        if name not in spec.record:
+            raise SpecError("spikes are kept of recorded populations", where=name, got=name, allowed=spec.record)
 
 
 def _check_population(population: Population) -> None:
@@ -440,6 +478,7 @@ def write(spec: Spec, directory: str | Path) -> None:
         "slices": {name: list(cuts) for name, cuts in spec.slices.items()},
         "unroll_to": spec.unroll_to,
         "all_stock": spec.all_stock,
+        "batch": spec.batch and dataclasses.asdict(spec.batch),
     }
     (folder / "spec.json").write_text(json.dumps(header, indent=1))
 
@@ -464,6 +503,10 @@ def _kernel(fields: dict[str, list] | None) -> Kernel | None:
         return None
     padding = tuple(tuple(side) for side in fields.pop("padding"))
     return Kernel(**{name: tuple(value) for name, value in fields.items()}, padding=padding)  # type: ignore[arg-type]
+
+
+def _batch(fields: dict | None) -> Batch | None:
+    return None if fields is None else Batch(**{**fields, "traced": tuple(fields["traced"])})
 
 
 def read(directory: str | Path) -> Spec:
@@ -514,6 +557,7 @@ def read(directory: str | Path) -> Spec:
         inputs=inputs,
         unroll_to=header["unroll_to"],
         all_stock=header["all_stock"],
+        batch=_batch(header["batch"]),
     )
     check(spec)
     return spec

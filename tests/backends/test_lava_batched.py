@@ -1,0 +1,234 @@
+"""Samples side by side in Lava: as the reference on all of them, as the stock processes on a part."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from lava_networks import chain, skip_and_loop
+from side_by_side import part_of, side_by_side
+from strategies import random_samples
+from test_lava import assert_equal
+from test_lava_wide import RUNS, Run, networks
+
+from toolchain.backends import lava as backend
+from toolchain.backends import reference
+from toolchain.backends.lava import _plan, _spec
+from toolchain.environment import Interpreter
+from toolchain.errors import SnncError, ToolError, UsageError
+from toolchain.ir import Program
+
+pytestmark = pytest.mark.lava
+
+
+def equal_to_reference(programs: list[Program], samples: np.ndarray, batch: _spec.Batch) -> None:
+    """Run them side by side and compare all spikes, counts and potentials."""
+    spec = side_by_side(programs, samples)
+    found = backend.execute(replace(spec, batch=replace(batch, traced=spec.record)))
+    for k, program in enumerate(programs):
+        wanted = reference.run(program, samples)
+        got = part_of(found, k, wanted)
+        assert_equal(got, wanted, f"network {k}: ")
+        for name, potentials in wanted.potentials.items():
+            assert np.array_equal(got.potentials[name], potentials), f"network {k}: potentials of {name}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("run", "stock_neurons"), [(run, k % 2 == 0) for k, run in enumerate(RUNS)], ids=str)
+def test_random_graphs(lava: Interpreter, run: Run, stock_neurons: bool) -> None:
+    # Every coding with Lava's neurons and with ours; windows of 3 samples, and an uneven rest.
+    programs = networks(*run, n=20)
+    samples = random_samples(np.random.default_rng(run[2]), programs[0], 7)
+    equal_to_reference(programs, samples, _spec.Batch(3, 1, stock_neurons))
+
+
+@pytest.mark.parametrize("stock_neurons", [True, False])
+def test_skips_loops_and_delays(lava: Interpreter, stock_neurons: bool) -> None:
+    program = skip_and_loop()
+    samples = np.random.default_rng(6).integers(100, 256, (10, 4))
+    assert all(0 < s.mean() < 1 for name, s in reference.run(program, samples).spikes.items() if name != "in")
+    equal_to_reference([program], samples, _spec.Batch(2, 2, stock_neurons, compared=3))
+
+
+@pytest.mark.parametrize("coding", ["rate", "graded", "current"])
+def test_every_coding_in_shards(lava: Interpreter, coding: str) -> None:
+    samples = np.random.default_rng(2).integers(0, 256, (11, 4))
+    program = chain(3, coding=coding)
+    seen: list[tuple[int, int]] = []
+    got = backend.run(
+        program,
+        samples,
+        record=["n1"],
+        processes="batched",
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    wanted = reference.run(program, samples, record=["n1"])
+    assert 0 < wanted.spikes["n1"].mean() < 1
+    assert_equal(got, wanted)
+    assert seen[-1] == (11, 11)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    (note,) = got.notes
+    assert (note.code, note.count) == ("LAV002", 11)
+    assert "LIFReset; 8 also by stock processes, every spike equal" in note.effect
+
+
+# --- the choice ------------------------------------------------------------------------------------------------------
+
+
+def spec_of(n: int, size: int = 4) -> _spec.Spec:
+    program = chain(2, size=size)
+    return backend.to_spec(program, np.zeros((n, size), int), slices={})
+
+
+def test_few_samples_are_left_to_the_stock_processes() -> None:
+    assert _plan.batch(spec_of(100), "auto", ()) is None
+    assert _plan.batch(spec_of(10**6), "stock", ()) is None
+    assert _plan.batch(replace(spec_of(10**6), slices={"n0": (1,)}), "auto", ()) is None
+    assert _plan.batch(spec_of(100), "batched", ()) is not None
+    batch = _plan.batch(spec_of(10**5), "auto", ("n1", "no population"))
+    assert batch is not None
+    assert (batch.compared, batch.traced, batch.stock_neurons) == (_plan.COMPARED, ("n1",), True)
+    with pytest.raises(UsageError, match="unknown processes 'stok'"):
+        _plan.batch(spec_of(1), "stok", ())
+
+
+def test_samples_side_by_side_are_bounded_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = spec_of(10**5, size=40)
+    batch = _plan.batch(spec, "batched", ())
+    assert batch is not None
+    assert batch.size <= _plan.MOST
+    monkeypatch.setattr(_plan, "SHARD_BYTES", 3 * _plan.sample_bytes(spec))
+    batch = _plan.batch(spec, "batched", ())
+    assert batch is not None
+    assert batch.size == 3
+    monkeypatch.setattr(_plan, "STOCK_NEURONS_TO", 1000)
+    batch = _plan.batch(spec, "batched", ())
+    assert batch is not None
+    assert not batch.stock_neurons
+
+
+@pytest.mark.parametrize(("samples", "size", "shards"), [(1, 1, 2), (7, 3, 2), (100, 7, 3), (5, 8, 4), (12, 4, 3)])
+def test_shards_cover_every_sample_once(samples: int, size: int, shards: int) -> None:
+    rows = _spec.Batch(size, shards).rows(samples)
+    assert [a for a, _ in rows] == [0, *(b for _, b in rows[:-1])]
+    assert rows[-1][1] == samples
+    assert all(a < b and a % size == 0 for a, b in rows)
+    assert len(rows) <= shards
+
+
+def test_a_batch_that_cannot_be_is_refused() -> None:
+    spec = spec_of(5)
+    for batch in (_spec.Batch(0), _spec.Batch(1, 0), _spec.Batch(1, compared=6), _spec.Batch(1, traced=("in.values",))):
+        with pytest.raises(_spec.SpecError):
+            _spec.check(replace(spec, batch=batch))
+    with pytest.raises(_spec.SpecError, match="whole populations"):
+        _spec.check(replace(spec, batch=_spec.Batch(1), slices={"n0": (1,)}))
+
+
+# --- what must not pass in silence -----------------------------------------------------------------------------------
+
+
+def test_processes_that_disagree_are_an_error(
+    lava: Interpreter, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path_factory.mktemp("worker") / "faulty_worker.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(backend.WORKER.parent)!r})\n"
+        "import batched, worker\n"
+        "right = batched.product_of\n"
+        "batched.product_of = lambda c, n, p: (lambda sums: lambda x: sums(x) + (c.name == 'c1'))(right(c, n, p))\n"
+        "worker.main(sys.argv[1:])\n"
+    )
+    monkeypatch.setattr(backend, "WORKER", script)
+    samples = np.random.default_rng(2).integers(0, 256, (3, 4))
+    with pytest.raises(SnncError, match="stock processes and the batched ones differ") as caught:
+        backend.run(chain(3), samples, processes="batched")
+    assert "n1 neuron" in str(caught.value.where)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("raise ZeroDivisionError('at step five')", "a process model raised ZeroDivisionError: at step five"),
+        ("os.kill(os.getppid(), 9)", "the process of shard [01] died"),
+    ],
+)
+def test_a_shard_that_fails_ends_the_run(
+    lava: Interpreter,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+    message: str,
+) -> None:
+    script = tmp_path_factory.mktemp("worker") / "faulty_worker.py"
+    script.write_text(
+        f"import os, sys; sys.path.insert(0, {str(backend.WORKER.parent)!r})\n"
+        "import batched, worker\n"
+        "right = batched.PyBatchSource.run_spk\n"
+        "def run_spk(self):\n"
+        f"    if self.time_step == 5:\n        {fault}\n"
+        "    right(self)\n"
+        "batched.PyBatchSource.run_spk = run_spk\n"
+        "worker.main(sys.argv[1:])\n"
+    )
+    monkeypatch.setattr(backend, "WORKER", script)
+    with pytest.raises(ToolError, match=message):
+        backend.run(chain(1), np.full((9, 4), 200), processes="batched", deadline_s=60)
+
+
+# --- products --------------------------------------------------------------------------------------------------------
+
+PRODUCTS = """
+import sys
+import numpy as np
+import batched, _spec
+
+random = np.random.default_rng(3)
+seen = {"listed": 0, "rows": 0, "kernel rows": 0, "float64": 0, "nothing": 0}
+for example in range(600):
+    way = ("listed", "rows", "kernel rows")[example % 3]
+    batched.DENSE_FROM = float(random.choice([0.0, 0.1, 1.0]))
+    batched.LISTED = 0 if way == "kernel rows" else 2**26
+    size, stride, dilation = (tuple(int(x) for x in random.integers(1, 4, 2)) for _ in range(3))
+    padding = tuple(tuple(int(x) for x in random.integers(0, 4, 2)) for _ in range(2))
+    span = [dilation[k] * (size[k] - 1) + 1 for k in range(2)]
+    least = [max(1, span[k] - sum(padding[k])) for k in range(2)]
+    source = (int(random.integers(1, 4)), *(int(n + random.integers(0, 5)) for n in least))
+    places = [(source[1 + k] + sum(padding[k]) - span[k]) // stride[k] + 1 for k in range(2)]
+    target = (int(random.integers(1, 4)), *places)
+    kernel = _spec.Kernel(source, target, size, stride, padding, dilation)
+    mask = random.random((kernel.n_taps, target[0])) < random.choice([0.05, 0.5, 1.0])
+    indptr, targets = np.concatenate([[0], np.cumsum(mask.sum(axis=1))]), np.nonzero(mask)[1]
+    mantissas = random.integers(-128, 128, len(targets)).astype(np.int16)
+    exponent = int(random.integers(0, 12))
+    connection = _spec.Connection("c", "a", "b", indptr, targets, mantissas, "mixed", 8, exponent, 0, kernel)
+    n_sources, n_targets = int(np.prod(source)), int(np.prod(target))
+    matrix = np.zeros((n_targets, n_sources), np.int64)
+    s, t, m = connection.unroll()
+    np.add.at(matrix, (t, s), m.astype(np.int64) << exponent)
+    if way == "listed":
+        t, s = np.nonzero(matrix.T)[::-1]
+        indptr = np.concatenate([[0], np.cumsum((matrix != 0).sum(axis=0))])
+        values = (matrix >> exponent)[t, s].astype(np.int16)
+        connection = _spec.Connection("c", "a", "b", indptr, t, values, "mixed", 8, exponent)
+    payload = int(random.choice([1, 255]))
+    if np.abs(matrix).sum(axis=1).max() * payload >= 2**25:
+        continue
+    payloads = random.integers(0, payload + 1, (n_sources, int(random.integers(1, 5)))).astype(np.int32)
+    got = batched.product_of(connection, n_targets, payload)(payloads)
+    assert np.array_equal(got, matrix @ payloads), (example, way, kernel)
+    seen[way] += 1
+    seen["float64"] += got.dtype == np.float64
+    seen["nothing"] += not len(mantissas)
+print(seen)
+assert min(seen.values()) > 5, seen
+"""
+
+
+def test_products_are_exact_in_every_layout(lava: Interpreter) -> None:
+    done = subprocess.run(
+        [lava.path, "-W", "ignore", "-c", PRODUCTS], cwd=backend.WORKER.parent, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

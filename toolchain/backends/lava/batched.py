@@ -1,0 +1,533 @@
+"""Many samples side by side in Lava: every process has a batch dimension, and the runs of several shards go at once.
+
+The network, its windows, depths and registers are those of `worker.py`; a window now holds one step of `size` samples.
+Everything between processes has the shape (neurons, samples): a weighted sum is then a product of a matrix with it, as
+it lies in memory. Neurons are Lava's own (`LIFReset` of that shape) where the spec asks for them, else `Neurons`.
+"""
+
+import functools
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import _spec
+import numpy as np
+import scipy.sparse
+import worker  # which must come before lava
+from lava.magma.core.decorator import implements, requires, tag
+from lava.magma.core.model.py.model import PyLoihiProcessModel
+from lava.magma.core.model.py.ports import PyInPort, PyOutPort
+from lava.magma.core.model.py.type import LavaPyType
+from lava.magma.core.process.ports.ports import InPort, OutPort
+from lava.magma.core.process.process import AbstractProcess
+from lava.magma.core.resources import CPU
+from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
+from lava.proc.lif.process import LIFReset
+
+CHANNEL_SIZE = 2
+"""Messages that a channel holds. No process is ever more than one step ahead; Lava's 64 would take that much memory."""
+DENSE_FROM = 0.1
+"""Above this share of connected pairs a dense product is the faster one."""
+LISTED = 2**26
+"""Most entries of a convolution whose kernel is repeated for every row of its map (8 bytes each)."""
+BLOCK = 2**15
+"""Neurons x samples that are updated at once: what fits the cache of a core."""
+
+
+# --- input -----------------------------------------------------------------------------------------------------------
+
+
+class BatchSource(AbstractProcess):
+    """Sends rows k * size to (k + 1) * size of `values` (samples, n) as (n, size) in every step of window k."""
+
+    def __init__(self, *, values: np.ndarray, size: int, steps: int, lag: int, **options: Any) -> None:
+        super().__init__(values=values, size=size, steps=steps, lag=lag, **options)
+        self.s_out = OutPort(shape=(values.shape[1], size))
+
+
+@implements(proc=BatchSource, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class PyBatchSource(PyLoihiProcessModel):
+    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
+
+    def __init__(self, proc_params: Any) -> None:
+        super().__init__(proc_params)
+        self.window, self.block = -1, np.zeros((proc_params["values"].shape[1], proc_params["size"]), np.int32)
+
+    def run_spk(self) -> None:
+        values, size = self.proc_params["values"], self.proc_params["size"]
+        window = (self.time_step - 1 - self.proc_params["lag"]) // self.proc_params["steps"]
+        if window != self.window:
+            self.window = window
+            rows = values[max(window, 0) * size : max(window + 1, 0) * size]
+            # The last window may hold fewer samples; the others of it are zeros, whose spikes nobody keeps.
+            self.block[:, : len(rows)] = rows.T
+            self.block[:, len(rows) :] = 0
+        self.s_out.send(self.block)
+
+
+# --- connections -----------------------------------------------------------------------------------------------------
+
+Product = Callable[[np.ndarray], np.ndarray]
+"""Payloads (sources, samples) -> weighted sums (targets, samples)."""
+
+
+class Sums(AbstractProcess):
+    """A connection: weighted sums of what (sources, samples) sent, held as `held` says. payload: the highest."""
+
+    def __init__(
+        self,
+        *,
+        connection: _spec.Connection,
+        n_sources: int,
+        n_targets: int,
+        size: int,
+        payload: int,
+        held: worker.Held,
+        **options: Any,
+    ) -> None:
+        shape = (n_targets, size)
+        super().__init__(connection=connection, shape=shape, payload=payload, held=held, **options)
+        self.s_in = InPort(shape=(n_sources, size))
+        self.a_out = OutPort(shape=shape)
+
+
+class SumsModel(PyLoihiProcessModel):
+    s_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int8)
+    a_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
+
+    def __init__(self, proc_params: Any) -> None:
+        super().__init__(proc_params)
+        self.a_buff = np.zeros(proc_params["shape"], np.int32)
+        self.product = product_of(proc_params["connection"], len(self.a_buff), proc_params["payload"])
+
+    def run_spk(self) -> None:
+        self.a_out.send(self.a_buff)
+        self.a_buff = self.product(self.s_in.recv()).astype(np.int32)
+
+
+@implements(proc=Sums, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class PySums(worker.HoldsSums, SumsModel):
+    pass
+
+
+def product_of(connection: _spec.Connection, n_targets: int, payload: int) -> Product:
+    """The connection's weighted sums, exactly: floats hold integers of 24 or 53 bits, and no sum here exceeds 25."""
+    kernel = connection.kernel
+    rows = n_targets if kernel is None else kernel.target[0]
+    weights = worker.csr_by_target(connection, rows).astype(np.int64) * (1 << connection.exponent)
+    largest = int(abs(weights).sum(axis=1).max()) * payload if weights.nnz else 0
+    weights = weights.astype(np.float32 if largest < 1 << 24 else np.float64)
+    if kernel is not None:
+        return convolution(weights, kernel)
+    matrix = faster(weights)
+    return lambda payloads: matrix @ payloads.astype(matrix.dtype)
+
+
+def faster(weights: scipy.sparse.csr_matrix) -> Any:
+    """The matrix, dense where that is the faster product."""
+    dense = weights.nnz > DENSE_FROM * weights.shape[0] * weights.shape[1]
+    return weights.toarray() if dense else weights
+
+
+def convolution(weights: scipy.sparse.csr_matrix, kernel: _spec.Kernel) -> Product:
+    """weights: (output channels, taps). The map is laid out once for every column of the kernel, shifted by it.
+
+    In a layout (kernel column, channel, row, place, sample) the row that a kernel row reads for a target row is one
+    piece of memory. So a sparse kernel becomes a sparse matrix of such rows, repeated for every target row, while its
+    columns and the samples are not listed. A dense one is a dense product for each kernel row.
+    """
+    (channels, height, width), (_, rows, columns) = kernel.source, kernel.target
+    (top, bottom), (left, _) = kernel.padding
+    (sy, sx), (dy, dx) = kernel.stride, kernel.dilation
+    n_rows, n_columns = kernel.size
+    padded = height + top + bottom
+
+    def laid_out(payloads: np.ndarray) -> np.ndarray:
+        """(kernel columns, channels, padded rows, places of a row, samples)"""
+        maps = payloads.reshape(channels, height, width, -1)
+        found = np.zeros((n_columns, channels, padded, columns, maps.shape[3]), weights.dtype)
+        for j in range(n_columns):
+            # Places whose column lies inside of the map: 0 <= place * sx - left + j * dx < width.
+            first = max(0, -(-(left - j * dx) // sx))
+            last = min(columns, (width - 1 + left - j * dx) // sx + 1)
+            if first < last:
+                start = first * sx - left + j * dx
+                found[j, :, top : top + height, first:last] = maps[
+                    :, :, start : start + (last - first - 1) * sx + 1 : sx
+                ]
+        return found
+
+    entries = weights.tocoo()
+    sparse = weights.nnz <= DENSE_FROM * weights.shape[0] * weights.shape[1]
+    channel, i, j = np.unravel_index(entries.col, (channels, n_rows, n_columns))
+    if sparse and weights.nnz * rows <= LISTED:
+        row = np.arange(rows)[:, None]
+        reads = row * sy + i * dy
+        inside = (reads >= top) & (reads < top + height)
+        source = ((j * channels + channel) * padded + reads)[inside]
+        target = (entries.row.astype(np.int64) * rows + row)[inside]
+        values = np.broadcast_to(entries.data, inside.shape)[inside]
+        shape = (weights.shape[0] * rows, n_columns * channels * padded)
+        matrix = scipy.sparse.coo_matrix((values, (target, source)), shape=shape).tocsr()
+
+        def by_rows(payloads: np.ndarray) -> np.ndarray:
+            return (matrix @ laid_out(payloads).reshape(shape[1], -1)).reshape(-1, payloads.shape[1])
+
+        return by_rows
+
+    parts = []
+    for kernel_row in np.unique(i):
+        here = i == kernel_row
+        places = (entries.row[here], (j * channels + channel)[here])
+        shape = (weights.shape[0], n_columns * channels)
+        parts.append((kernel_row * dy, faster(scipy.sparse.csr_matrix((entries.data[here], places), shape=shape))))
+
+    def by_kernel_rows(payloads: np.ndarray) -> np.ndarray:
+        found = laid_out(payloads).reshape(n_columns * channels, padded, -1)
+        total = np.zeros((weights.shape[0], rows * found.shape[2]), found.dtype)
+        for start, matrix in parts:
+            seen = found[:, start : start + (rows - 1) * sy + 1 : sy]
+            total += matrix @ seen.reshape(len(seen), -1)
+        return total.reshape(-1, payloads.shape[1])
+
+    return by_kernel_rows
+
+
+# --- neurons ---------------------------------------------------------------------------------------------------------
+
+
+class Neurons(AbstractProcess):
+    """Neurons of every kind, (n, size); their registers are arrays of n or one number. They send spikes."""
+
+    def __init__(self, *, population: _spec.Population, size: int, interval: int, offset: int, **options: Any) -> None:
+        super().__init__(population=population, size=size, interval=interval, offset=offset, **options)
+        self.a_in = InPort(shape=(population.size, size))
+        self.s_out = OutPort(shape=(population.size, size))
+
+
+class Readout(Neurons):
+    """Neurons that send their potential."""
+
+
+class NeuronsModel(PyLoihiProcessModel):
+    """The rule of `worker.PyCompartments` in place, in floats of 64 bits, which hold every product exactly."""
+
+    a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+
+    def __init__(self, proc_params: Any) -> None:
+        super().__init__(proc_params)
+        p: _spec.Population = proc_params["population"]
+        shape = (p.size, proc_params["size"])
+        self.refractory, self.subtract, self.spiking = p.refractory, p.reset == "subtract", p.reset != "none"
+        # What a register keeps in a step, as a factor: exact, because its denominator is a power of two.
+        self.keep_u, self.keep_v = (
+            column((4096 - np.asarray(p.decay_u)) / 4096),
+            column((4096 - np.asarray(p.decay_v)) / 4096),
+        )
+        self.limit = column(np.asarray(p.threshold, np.float64) * 64)
+        self.bias = column(p.bias_mantissas.astype(np.float64) * (1 << p.bias_exponent))
+        self.u = np.zeros(shape) if np.any(self.keep_u) else None
+        self.v = np.zeros(shape)
+        self.leaks, self.biased = np.any(self.keep_v != 1), np.any(self.bias)
+        self.waits = np.zeros(shape, np.int8) if p.refractory else None
+        self.sent = np.zeros(shape, np.int8 if self.spiking else np.int32)
+        self.rows = max(1, BLOCK // shape[1])
+
+    def run_spk(self) -> None:
+        a = self.a_in.recv()
+        if self.time_step % self.proc_params["interval"] == self.proc_params["offset"]:
+            for state in (self.u, self.v, self.waits):
+                if state is not None:
+                    state[:] = 0
+        for first in range(0, len(a), self.rows):
+            self.step(a[first : first + self.rows], slice(first, first + self.rows))
+        self.s_out.send(self.sent)
+
+    def step(self, a: np.ndarray, here: slice) -> None:
+        def of(register: Any) -> Any:
+            return register[here] if isinstance(register, np.ndarray) else register
+
+        current = a * 64.0
+        if self.u is not None:
+            u = self.u[here]
+            u *= of(self.keep_u)
+            np.trunc(u, out=u)
+            u += current
+            wrap(u)
+            current = u
+        else:
+            wrap(current)
+        v = self.v[here]
+        if self.leaks:
+            v *= of(self.keep_v)
+            np.trunc(v, out=v)
+        v += current
+        if self.biased:
+            v += of(self.bias)
+        np.clip(v, 1 - 2**23, 2**23 - 1, out=v)
+        if not self.spiking:
+            self.sent[here] = v
+            return
+        if self.waits is not None:
+            waits = self.waits[here]
+            v[waits > 0] = 0
+            waits -= waits > 0
+        fired = self.sent[here].view(bool)
+        np.greater(v, of(self.limit), out=fired)
+        if self.subtract:
+            v -= of(self.limit) * fired
+        else:
+            np.copyto(v, 0, where=fired)
+        if self.waits is not None:
+            np.copyto(self.waits[here], self.refractory, where=fired)
+
+
+@implements(proc=Neurons, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class PyNeurons(NeuronsModel):
+    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int8)
+
+
+@implements(proc=Readout, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class PyReadout(NeuronsModel):
+    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
+
+
+def column(register: np.ndarray) -> Any:
+    """One number where all neurons have the same, else a column (n, 1)."""
+    return float(register.flat[0]) if np.all(register == register.flat[0]) else register[:, None]
+
+
+def wrap(u: np.ndarray) -> None:
+    """Into 24 bits, as Lava does it: 2^23 itself stays."""
+    half = 1 << 23
+    if u.max() > half or u.min() <= -half:
+        u[u > half] -= 2 * half
+        u[u <= -half] += 2 * half
+
+
+# --- output ----------------------------------------------------------------------------------------------------------
+
+
+class Tally(NamedTuple):
+    """Where a population's results go: files of (samples, ...), of which this run writes the rows from `first` on.
+
+    counts: for spikes.  bits: for spikes (samples, steps, bytes), or fewer samples.  potentials: of a readout.
+    """
+
+    lag: int
+    counts: str | None = None
+    bits: str | None = None
+    potentials: str | None = None
+
+
+class BatchSink(AbstractProcess):
+    """Counts the spikes of up to worker.SINK_PORTS populations in every window, and keeps those that are wanted."""
+
+    def __init__(
+        self, *, sizes: list[int], size: int, tallies: list[Tally], steps: int, rows: tuple[int, int], **options: Any
+    ) -> None:
+        super().__init__(tallies=tallies, size=size, steps=steps, rows=rows, **options)
+        for k in range(worker.SINK_PORTS):
+            setattr(self, f"a_in{k}", InPort(shape=(sizes[k], size) if k < len(sizes) else (1,)))
+
+
+@implements(proc=BatchSink, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class PyBatchSink(PyLoihiProcessModel):
+    def __init__(self, proc_params: Any) -> None:
+        super().__init__(proc_params)
+
+        def opened(path: str | None) -> np.ndarray | None:
+            return None if path is None else np.load(path, mmap_mode="r+")
+
+        self.files = [(t.lag, *map(opened, (t.counts, t.bits, t.potentials))) for t in proc_params["tallies"]]
+        self.counts: dict[int, np.ndarray] = {}
+
+    def run_spk(self) -> None:
+        steps, size, (first, stop) = (self.proc_params[name] for name in ("steps", "size", "rows"))
+        for k, (lag, counts, bits, potentials) in enumerate(self.files):
+            sent = getattr(self, f"a_in{k}").recv()
+            window, step = divmod(self.time_step - 1 - lag, steps)
+            start = first + window * size
+            if not first <= start < stop:
+                continue
+            rows = slice(start, min(start + size, stop))
+            if potentials is not None:
+                if step == steps - 1:
+                    potentials[rows] = sent.T[: rows.stop - start]
+                continue
+            sent = sent.astype(counts.dtype, copy=False)
+            if step == 0:
+                self.counts[k] = sent.copy()
+            else:
+                self.counts[k] += sent
+            if step == steps - 1:
+                counts[rows] = self.counts[k].T[: rows.stop - start]
+            kept = min(rows.stop, len(bits)) - start
+            if kept > 0:
+                bits[start : start + kept, step] = np.packbits(sent[:, :kept].astype(bool).T, axis=1)
+
+
+for _port in range(worker.SINK_PORTS):
+    setattr(PyBatchSink, f"a_in{_port}", LavaPyType(PyInPort.VEC_DENSE, np.int8))
+
+
+# --- from a spec to processes ----------------------------------------------------------------------------------------
+
+
+def build(spec: _spec.Spec, batch: _spec.Batch, rows: tuple[int, int], folder: Path) -> worker.Network:
+    """The processes of one shard, with sources and sinks."""
+    size, steps = batch.size, spec.steps
+    neurons = {p.name: _neurons(p, size, steps, batch.stock_neurons) for p in spec.populations}
+    network = worker.Network(steps, {}, {}, spec.depths, list(neurons.values()), list(neurons.values()))
+    sources = {}
+    for source in spec.sources:
+        values = spec.inputs[source.name][slice(*rows)]
+        sources[source.name] = BatchSource(values=values, size=size, steps=steps, lag=spec.depths[source.name])
+        if source.target is not None:
+            sources[source.name].s_out.connect(neurons[source.target].a_in)
+    for connection in spec.connections:
+        graded = connection.source in sources
+        sums = Sums(
+            connection=connection,
+            n_sources=spec.sizes[connection.source],
+            n_targets=spec.sizes[connection.target],
+            size=size,
+            payload=_spec.PAYLOAD[1] if graded else 1,
+            held=worker.Held(spec.takes(connection), connection.delay, steps, spec.depths[connection.target]),
+            name=connection.name,
+        )
+        (sources if graded else neurons)[connection.source].s_out.connect(sums.s_in)
+        sums.a_out.connect(neurons[connection.target].a_in)
+        network.processes.append(sums)
+    network.processes.extend(sources.values())
+    wanted = list(enumerate(spec.record))
+    for start in range(0, len(wanted), worker.SINK_PORTS):
+        chosen = wanted[start : start + worker.SINK_PORTS]
+        sizes, tallies = [spec.sizes[name] for _, name in chosen], [_tally(spec, folder, i) for i, _ in chosen]
+        sink = BatchSink(sizes=sizes, size=size, tallies=tallies, steps=steps, rows=rows)
+        for k, (_, name) in enumerate(chosen):
+            neurons[name].s_out.connect(getattr(sink, f"a_in{k}"))
+        network.processes.append(sink)
+    return network
+
+
+def _neurons(population: _spec.Population, size: int, interval: int, stock: bool) -> Any:
+    offset = (population.depth + 1) % interval
+    if not (stock and population.stock):
+        kind = Readout if population.reset == "none" else Neurons
+        return kind(population=population, size=size, interval=interval, offset=offset, name=population.name)
+    shape = (population.size, size)
+    return LIFReset(
+        shape=shape,
+        du=int(population.decay_u) - 1,
+        dv=int(population.decay_v),
+        vth=int(population.threshold),
+        bias_mant=np.repeat(np.asarray(population.bias_mantissas, np.int32)[:, None], size, axis=1),
+        bias_exp=int(population.bias_exponent),
+        reset_interval=interval,
+        reset_offset=offset,
+        name=population.name,
+    )
+
+
+def link(hub: Any, process: Any, name: str) -> Sums:
+    """A connection without synapses."""
+    (n_sources, size), n_targets = hub.s_out.shape, process.a_in.shape[0]
+    nothing = np.zeros(0, np.int32)
+    empty = _spec.Connection(name, "", "", np.zeros(n_sources + 1, np.int64), nothing, nothing, "mixed", 8, 0)
+    held = worker.Held(1, 0, None, 0)
+    return Sums(connection=empty, n_sources=n_sources, n_targets=n_targets, size=size, payload=1, held=held, name=name)
+
+
+def _tally(spec: _spec.Spec, folder: Path, i: int) -> Tally:
+    lag = spec.depths[spec.record[i]]
+    if (folder / f"potentials_{i}.npy").exists():
+        return Tally(lag, potentials=str(folder / f"potentials_{i}.npy"))
+    return Tally(lag, counts=str(folder / f"counts_{i}.npy"), bits=str(folder / f"trace_{i}.npy"))
+
+
+# --- a run -----------------------------------------------------------------------------------------------------------
+
+
+def make_files(spec: _spec.Spec, batch: _spec.Batch, folder: Path) -> None:
+    """Files of the results, which all shards write to: each its own rows."""
+
+    def make(name: str, kind: type, *shape: int) -> None:
+        np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=kind, shape=shape)
+
+    readouts = {population.name for population in spec.populations if population.reset == "none"}
+    for i, name in enumerate(spec.record):
+        size = spec.sizes[name]
+        if name in readouts:
+            make(f"potentials_{i}", np.int32, spec.samples, size)
+            continue
+        make(f"counts_{i}", np.uint8 if spec.steps < 256 else np.int32, spec.samples, size)
+        # An empty map cannot be made, so that there is a row that nobody reads where none is kept.
+        kept = spec.samples if name in batch.traced else max(batch.compared, 1)
+        make(f"trace_{i}", np.uint8, kept, spec.steps, (size + 7) // 8)
+
+
+def run_shard(spec: _spec.Spec, batch: _spec.Batch, rows: tuple[int, int], folder: Path, name: str) -> dict[str, Any]:
+    """Run a part of the samples in a Lava runtime of its own."""
+    network = build(spec, batch, rows, folder)
+    links = worker.link_strays(network, link)
+    windows = -(-(rows[1] - rows[0]) // batch.size)
+    total = windows * spec.steps + max(population.depth for population in spec.populations)
+    report = worker.progress(folder, name, rows[1] - rows[0])
+    return worker.run_to_end(network, total, spec.steps, report, CHANNEL_SIZE) | {"links": links, "windows": windows}
+
+
+def execute(spec: _spec.Spec, folder: Path) -> dict[str, Any]:
+    """Run all shards at once, and the compared samples beside them, each in a process of its own."""
+    batch = spec.batch
+    assert batch is not None
+    make_files(spec, batch, folder)
+    jobs: dict[str, Callable[[], dict[str, Any]]] = {}
+    for k, rows in enumerate(batch.rows(spec.samples)):
+        jobs[f"{k}"] = functools.partial(run_shard, spec, batch, rows, folder, f"{k}")
+    if batch.compared:
+        (folder / "compared").mkdir()
+        few = replace(spec, batch=None, inputs={name: x[: batch.compared] for name, x in spec.inputs.items()})
+        # They are samples of the shards too, so they count for nothing in the progress.
+        report = worker.progress(folder, "compared", 0)
+        jobs["compared"] = lambda: worker.execute(few, folder / "compared", report)
+    started = time.monotonic()
+    children = {}
+    for name, job in jobs.items():
+        pid = os.fork()
+        if not pid:
+            worker.conclude(folder, f"part_{name}.json", job)
+            while True:  # The group is ended when all of it is done.
+                signal.pause()
+        children[pid] = name
+    reports = dict(_reports(folder, children))
+    return {"seconds": time.monotonic() - started, "parts": reports}
+
+
+def _reports(folder: Path, children: dict[int, str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Wait for the parts. One that fails writes down why and ends the group; one that dies is found here."""
+    left = dict(children)
+    while left:
+        for pid, name in list(left.items()):
+            path = folder / f"part_{name}.json"
+            if path.exists():
+                yield name, json.loads(path.read_text())
+                del left[pid]
+            elif os.waitpid(pid, os.WNOHANG)[0]:
+                raise worker.LavaFailure(f"the process of shard {name} died")
+        time.sleep(worker.Run.POLL_S)
