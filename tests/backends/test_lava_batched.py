@@ -186,23 +186,27 @@ import numpy as np
 import batched, _spec
 
 random = np.random.default_rng(3)
-seen = {"listed": 0, "rows": 0, "kernel rows": 0, "float64": 0, "nothing": 0}
+seen = dict.fromkeys(["listed", "rows", "kernel rows", "int16", "float32", "float64", "nothing", "few", "many"], 0)
 for example in range(600):
     way = ("listed", "rows", "kernel rows")[example % 3]
+    # Now and then so many and so large weights that sums need more than 24 bits.
+    large = example % 10 == 0
     batched.DENSE_FROM = float(random.choice([0.0, 0.1, 1.0]))
     batched.LISTED = 0 if way == "kernel rows" else 2**26
     size, stride, dilation = (tuple(int(x) for x in random.integers(1, 4, 2)) for _ in range(3))
     padding = tuple(tuple(int(x) for x in random.integers(0, 4, 2)) for _ in range(2))
     span = [dilation[k] * (size[k] - 1) + 1 for k in range(2)]
     least = [max(1, span[k] - sum(padding[k])) for k in range(2)]
-    source = (int(random.integers(1, 4)), *(int(n + random.integers(0, 5)) for n in least))
+    source = (120 if large else int(random.integers(1, 4)), *(int(n + random.integers(0, 5)) for n in least))
     places = [(source[1 + k] + sum(padding[k]) - span[k]) // stride[k] + 1 for k in range(2)]
     target = (int(random.integers(1, 4)), *places)
     kernel = _spec.Kernel(source, target, size, stride, padding, dilation)
     mask = random.random((kernel.n_taps, target[0])) < random.choice([0.05, 0.5, 1.0])
     indptr, targets = np.concatenate([[0], np.cumsum(mask.sum(axis=1))]), np.nonzero(mask)[1]
     mantissas = random.integers(-128, 128, len(targets)).astype(np.int16)
-    exponent = int(random.integers(0, 12))
+    if large:
+        mantissas[:] = np.where(mantissas < 0, -128, 127)
+    exponent = 0 if large else int(random.integers(0, 12))
     connection = _spec.Connection("c", "a", "b", indptr, targets, mantissas, "mixed", 8, exponent, 0, kernel)
     n_sources, n_targets = int(np.prod(source)), int(np.prod(target))
     matrix = np.zeros((n_targets, n_sources), np.int64)
@@ -213,15 +217,21 @@ for example in range(600):
         indptr = np.concatenate([[0], np.cumsum((matrix != 0).sum(axis=0))])
         values = (matrix >> exponent)[t, s].astype(np.int16)
         connection = _spec.Connection("c", "a", "b", indptr, t, values, "mixed", 8, exponent)
-    payload = int(random.choice([1, 255]))
+    payload = 255 if large else int(random.choice([1, 255]))
     if np.abs(matrix).sum(axis=1).max() * payload >= 2**25:
         continue
     payloads = random.integers(0, payload + 1, (n_sources, int(random.integers(1, 5)))).astype(np.int32)
-    got = batched.product_of(connection, n_targets, payload)(payloads)
+    many = bool(random.random() < 0.5)
+    payloads *= random.random(payloads.shape) < (0.9 if many else 0.1)
+    product = batched.product_of(connection, n_targets, payload)
+    got = product(payloads)
     assert np.array_equal(got, matrix @ payloads), (example, way, kernel)
+    assert np.array_equal(product(0 * payloads), 0 * got), "nothing is left from the call before"
     seen[way] += 1
-    seen["float64"] += got.dtype == np.float64
+    seen["many" if many else "few"] += 1
     seen["nothing"] += not len(mantissas)
+    if not exponent:
+        seen[str(got.dtype)] += 1
 print(seen)
 assert min(seen.values()) > 5, seen
 """

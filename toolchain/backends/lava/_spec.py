@@ -415,30 +415,35 @@ def _check_kernel(kernel: Kernel, where: str, n_sources: int, n_targets: int) ->
 
 
 def _check_input_bound(spec: Spec) -> None:
-    graded = {source.name for source in spec.sources if source.kind == "graded"}
     for population in spec.populations:
-        bound = np.zeros(population.size)
-        where = []
-        for connection in spec.connections:
-            if connection.target == population.name:
-                payload = PAYLOAD[1] if connection.source in graded else 1
-                weights = np.abs(connection.mantissas.astype(np.float64)) * (payload << connection.exponent)
-                kernel = connection.kernel
-                rows = population.size if kernel is None else kernel.target[0]
-                sums = np.bincount(connection.targets, weights=weights, minlength=rows)
-                bound += sums if kernel is None else np.repeat(sums, kernel.places)
-                where.append(connection.name)
-        for source in spec.sources:
-            if source.target == population.name and source.name in spec.inputs:
-                bound += np.abs(spec.inputs[source.name].astype(np.int64)).max(axis=0, initial=0)
-                where.append(source.name)
-        if bound.max(initial=0) >= INPUT_LIMIT:
+        bound, where = largest_input(spec, population)
+        if bound >= INPUT_LIMIT:
             raise SpecError(
                 f"the input sum of {population.name} can leave 32 bits",
                 where=", ".join(where),
-                got=f"{bound.max():.0f}",
+                got=bound,
                 allowed=f"|a| < {INPUT_LIMIT}",
             )
+
+
+def largest_input(spec: Spec, population: Population) -> tuple[int, list[str]]:
+    """Bound of a population's input sum over all patterns of spikes, and all that it comes from."""
+    graded = {source.name for source in spec.sources if source.kind == "graded"}
+    bound, where = np.zeros(population.size), []
+    for connection in spec.connections:
+        if connection.target == population.name:
+            payload = PAYLOAD[1] if connection.source in graded else 1
+            weights = np.abs(connection.mantissas.astype(np.float64)) * (payload << connection.exponent)
+            kernel = connection.kernel
+            rows = population.size if kernel is None else kernel.target[0]
+            sums = np.bincount(connection.targets, weights=weights, minlength=rows)
+            bound += sums if kernel is None else np.repeat(sums, kernel.places)
+            where.append(connection.name)
+    for source in spec.sources:
+        if source.target == population.name and source.name in spec.inputs:
+            bound += np.abs(spec.inputs[source.name].astype(np.int64)).max(axis=0, initial=0)
+            where.append(source.name)
+    return int(bound.max(initial=0)), where
 
 
 def write(spec: Spec, directory: str | Path) -> None:

@@ -21,7 +21,7 @@ import scipy.sparse
 import worker  # which must come before lava
 from lava.magma.core.decorator import implements, requires, tag
 from lava.magma.core.model.py.model import PyLoihiProcessModel
-from lava.magma.core.model.py.ports import PyInPort, PyOutPort
+from lava.magma.core.model.py.ports import PyInPortVectorDense, PyOutPort
 from lava.magma.core.model.py.type import LavaPyType
 from lava.magma.core.process.ports.ports import InPort, OutPort
 from lava.magma.core.process.process import AbstractProcess
@@ -31,12 +31,27 @@ from lava.proc.lif.process import LIFReset
 
 CHANNEL_SIZE = 2
 """Messages that a channel holds. No process is ever more than one step ahead; Lava's 64 would take that much memory."""
-DENSE_FROM = 0.1
+DENSE_FROM = 0.3
 """Above this share of connected pairs a dense product is the faster one."""
+EVENTS_TO = 0.2
+"""Up to this share of sources that spike, a dense matrix is summed for these alone."""
 LISTED = 2**26
 """Most entries of a convolution whose kernel is repeated for every row of its map (8 bytes each)."""
 BLOCK = 2**15
 """Neurons x samples that are updated at once: what fits the cache of a core."""
+
+
+class Port(PyInPortVectorDense):
+    """Sums what arrives, as Lava's own port, without adding zeros to it first: large arrays cost a pass each time."""
+
+    def recv(self) -> np.ndarray:
+        if not self.csp_ports:
+            return super().recv()
+        first, *others = self.csp_ports
+        total = first.recv()
+        for port in others:
+            total = total + port.recv()
+        return total
 
 
 # --- input -----------------------------------------------------------------------------------------------------------
@@ -99,7 +114,7 @@ class Sums(AbstractProcess):
 
 
 class SumsModel(PyLoihiProcessModel):
-    s_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int8)
+    s_in: Port = LavaPyType(Port, np.int8)
     a_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
 
     def __init__(self, proc_params: Any) -> None:
@@ -109,7 +124,8 @@ class SumsModel(PyLoihiProcessModel):
 
     def run_spk(self) -> None:
         self.a_out.send(self.a_buff)
-        self.a_buff = self.product(self.s_in.recv()).astype(np.int32)
+        # Numbers of any kind; sending makes them integers of 32 bits.
+        self.a_buff = self.product(self.s_in.recv())
 
 
 @implements(proc=Sums, protocol=LoihiProtocol)
@@ -120,26 +136,44 @@ class PySums(worker.HoldsSums, SumsModel):
 
 
 def product_of(connection: _spec.Connection, n_targets: int, payload: int) -> Product:
-    """The connection's weighted sums, exactly: floats hold integers of 24 or 53 bits, and no sum here exceeds 25."""
+    """The connection's weighted sums, exactly: in the smallest numbers that hold every sum of mantissas times payloads.
+
+    Floats hold integers of 24 or 53 bits; the spec allows no sum above 25. Dense products are fast in floats alone.
+    """
     kernel = connection.kernel
-    rows = n_targets if kernel is None else kernel.target[0]
-    weights = worker.csr_by_target(connection, rows).astype(np.int64) * (1 << connection.exponent)
-    largest = int(abs(weights).sum(axis=1).max()) * payload if weights.nnz else 0
-    weights = weights.astype(np.float32 if largest < 1 << 24 else np.float64)
+    mantissas = worker.csr_by_target(connection, n_targets if kernel is None else kernel.target[0])
+    largest = int(abs(mantissas).sum(axis=1).max()) * payload if mantissas.nnz else 0
+    dense = mantissas.nnz > DENSE_FROM * mantissas.shape[0] * mantissas.shape[1]
+    floats = np.float32 if largest < 1 << 24 else np.float64
+    weights = mantissas.astype(np.int16 if largest < 1 << 15 and not dense else floats)
     if kernel is not None:
-        return convolution(weights, kernel)
-    matrix = faster(weights)
-    return lambda payloads: matrix @ payloads.astype(matrix.dtype)
+        sums = convolution(weights, kernel, dense)
+    elif dense:
+        sums = dense_product(weights.toarray())
+    else:
+        sums = functools.partial(sparse_product, weights)
+    exponent = connection.exponent
+    return sums if not exponent else lambda payloads: sums(payloads).astype(np.int32) << exponent
 
 
-def faster(weights: scipy.sparse.csr_matrix) -> Any:
-    """The matrix, dense where that is the faster product."""
-    dense = weights.nnz > DENSE_FROM * weights.shape[0] * weights.shape[1]
-    return weights.toarray() if dense else weights
+def sparse_product(weights: scipy.sparse.csr_matrix, payloads: np.ndarray) -> np.ndarray:
+    return weights @ payloads.astype(weights.dtype)
 
 
-def convolution(weights: scipy.sparse.csr_matrix, kernel: _spec.Kernel) -> Product:
-    """weights: (output channels, taps). The map is laid out once for every column of the kernel, shifted by it.
+def dense_product(by_target: np.ndarray) -> Product:
+    """By a matrix product, or where few sources spike by summing the weights of these alone."""
+    by_source = np.ascontiguousarray(by_target.T)
+
+    def product(payloads: np.ndarray) -> np.ndarray:
+        if np.count_nonzero(payloads) > EVENTS_TO * payloads.size:
+            return by_target @ payloads.astype(by_target.dtype)
+        return np.ascontiguousarray((scipy.sparse.csr_matrix(payloads.T, dtype=by_source.dtype) @ by_source).T)
+
+    return product
+
+
+def convolution(weights: scipy.sparse.csr_matrix, kernel: _spec.Kernel, dense: bool) -> Product:
+    """weights: (output channels, taps); dense: to be used as such. The map is laid out once for every column of the kernel, shifted by it.
 
     In a layout (kernel column, channel, row, place, sample) the row that a kernel row reads for a target row is one
     piece of memory. So a sparse kernel becomes a sparse matrix of such rows, repeated for every target row, while its
@@ -151,25 +185,27 @@ def convolution(weights: scipy.sparse.csr_matrix, kernel: _spec.Kernel) -> Produ
     n_rows, n_columns = kernel.size
     padded = height + top + bottom
 
+    buffer = np.zeros((n_columns, channels, padded, columns, 0), weights.dtype)
+
     def laid_out(payloads: np.ndarray) -> np.ndarray:
-        """(kernel columns, channels, padded rows, places of a row, samples)"""
+        """(kernel columns, channels, padded rows, places of a row, samples); what lies outside of the map stays 0."""
+        nonlocal buffer
         maps = payloads.reshape(channels, height, width, -1)
-        found = np.zeros((n_columns, channels, padded, columns, maps.shape[3]), weights.dtype)
+        if buffer.shape[4] != maps.shape[3]:
+            buffer = np.zeros((*buffer.shape[:4], maps.shape[3]), weights.dtype)
         for j in range(n_columns):
             # Places whose column lies inside of the map: 0 <= place * sx - left + j * dx < width.
             first = max(0, -(-(left - j * dx) // sx))
             last = min(columns, (width - 1 + left - j * dx) // sx + 1)
             if first < last:
                 start = first * sx - left + j * dx
-                found[j, :, top : top + height, first:last] = maps[
-                    :, :, start : start + (last - first - 1) * sx + 1 : sx
-                ]
-        return found
+                seen = slice(start, start + (last - first - 1) * sx + 1, sx)
+                buffer[j, :, top : top + height, first:last] = maps[:, :, seen]
+        return buffer
 
     entries = weights.tocoo()
-    sparse = weights.nnz <= DENSE_FROM * weights.shape[0] * weights.shape[1]
     channel, i, j = np.unravel_index(entries.col, (channels, n_rows, n_columns))
-    if sparse and weights.nnz * rows <= LISTED:
+    if not dense and weights.nnz * rows <= LISTED:
         row = np.arange(rows)[:, None]
         reads = row * sy + i * dy
         inside = (reads >= top) & (reads < top + height)
@@ -189,7 +225,8 @@ def convolution(weights: scipy.sparse.csr_matrix, kernel: _spec.Kernel) -> Produ
         here = i == kernel_row
         places = (entries.row[here], (j * channels + channel)[here])
         shape = (weights.shape[0], n_columns * channels)
-        parts.append((kernel_row * dy, faster(scipy.sparse.csr_matrix((entries.data[here], places), shape=shape))))
+        part = scipy.sparse.csr_matrix((entries.data[here], places), shape=shape)
+        parts.append((kernel_row * dy, part.toarray() if dense else part))
 
     def by_kernel_rows(payloads: np.ndarray) -> np.ndarray:
         found = laid_out(payloads).reshape(n_columns * channels, padded, -1)
@@ -206,10 +243,23 @@ def convolution(weights: scipy.sparse.csr_matrix, kernel: _spec.Kernel) -> Produ
 
 
 class Neurons(AbstractProcess):
-    """Neurons of every kind, (n, size); their registers are arrays of n or one number. They send spikes."""
+    """Neurons of every kind, (n, size); their registers are arrays of n or one number. They send spikes.
 
-    def __init__(self, *, population: _spec.Population, size: int, interval: int, offset: int, **options: Any) -> None:
-        super().__init__(population=population, size=size, interval=interval, offset=offset, **options)
+    largest: bound of their input sum.
+    """
+
+    def __init__(
+        self,
+        *,
+        population: _spec.Population,
+        size: int,
+        interval: int,
+        offset: int,
+        largest: int,
+        **options: Any,
+    ) -> None:
+        rule = {"population": population, "interval": interval, "offset": offset, "largest": largest}
+        super().__init__(size=size, **rule, **options)
         self.a_in = InPort(shape=(population.size, size))
         self.s_out = OutPort(shape=(population.size, size))
 
@@ -219,9 +269,14 @@ class Readout(Neurons):
 
 
 class NeuronsModel(PyLoihiProcessModel):
-    """The rule of `worker.PyCompartments` in place, in floats of 64 bits, which hold every product exactly."""
+    """The rule of `worker.PyCompartments` in place, in floats that hold all its integers exactly.
 
-    a_in: PyInPort = LavaPyType(PyInPort.VEC_DENSE, np.int32)
+    Of 64 bits, or of 32 (all integers up to 2^24) where that is enough: the current never reaches the wrap at 2^23, and
+    decays keep nothing, all, or a half, a quarter and so on, so that a product has no more bits than before. A sum of
+    potential, current and bias may exceed 2^24, but is then clipped, rounded or not.
+    """
+
+    a_in: Port = LavaPyType(Port, np.int32)
 
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
@@ -229,18 +284,20 @@ class NeuronsModel(PyLoihiProcessModel):
         shape = (p.size, proc_params["size"])
         self.refractory, self.subtract, self.spiking = p.refractory, p.reset == "subtract", p.reset != "none"
         # What a register keeps in a step, as a factor: exact, because its denominator is a power of two.
-        self.keep_u, self.keep_v = (
-            column((4096 - np.asarray(p.decay_u)) / 4096),
-            column((4096 - np.asarray(p.decay_v)) / 4096),
-        )
-        self.limit = column(np.asarray(p.threshold, np.float64) * 64)
-        self.bias = column(p.bias_mantissas.astype(np.float64) * (1 << p.bias_exponent))
-        self.u = np.zeros(shape) if np.any(self.keep_u) else None
-        self.v = np.zeros(shape)
-        self.leaks, self.biased = np.any(self.keep_v != 1), np.any(self.bias)
+        keep_u, keep_v = ((4096 - np.asarray(decay)) / 4096 for decay in (p.decay_u, p.decay_v))
+        self.wraps = bool(np.any(keep_u)) or proc_params["largest"] << 6 >= 1 << 23
+        halves = np.all(np.isin(keep_v, [0.0, *0.5 ** np.arange(13)]))
+        kind = np.float32 if halves and not self.wraps else np.float64
+        self.keep_u, self.keep_v = column(keep_u, kind), column(keep_v, kind)
+        self.limit = column(np.asarray(p.threshold) * 64, kind)
+        self.bias = column(p.bias_mantissas.astype(np.int64) << p.bias_exponent, kind)
+        self.u = np.zeros(shape, kind) if np.any(keep_u) else None
+        self.v = np.zeros(shape, kind)
+        self.leaks, self.biased = bool(np.any(keep_v != 1)), bool(np.any(self.bias))
         self.waits = np.zeros(shape, np.int8) if p.refractory else None
         self.sent = np.zeros(shape, np.int8 if self.spiking else np.int32)
         self.rows = max(1, BLOCK // shape[1])
+        self.current = np.zeros((self.rows, shape[1]), kind)
 
     def run_spk(self) -> None:
         a = self.a_in.recv()
@@ -253,18 +310,18 @@ class NeuronsModel(PyLoihiProcessModel):
         self.s_out.send(self.sent)
 
     def step(self, a: np.ndarray, here: slice) -> None:
-        def of(register: Any) -> Any:
-            return register[here] if isinstance(register, np.ndarray) else register
+        def of(register: np.ndarray) -> np.ndarray:
+            return register[here] if len(register) > 1 else register
 
-        current = a * 64.0
+        current = self.current[: len(a)]
+        np.multiply(a, 64, out=current, casting="unsafe", dtype=current.dtype)
         if self.u is not None:
             u = self.u[here]
             u *= of(self.keep_u)
             np.trunc(u, out=u)
             u += current
-            wrap(u)
             current = u
-        else:
+        if self.wraps:
             wrap(current)
         v = self.v[here]
         if self.leaks:
@@ -305,9 +362,10 @@ class PyReadout(NeuronsModel):
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
 
 
-def column(register: np.ndarray) -> Any:
-    """One number where all neurons have the same, else a column (n, 1)."""
-    return float(register.flat[0]) if np.all(register == register.flat[0]) else register[:, None]
+def column(register: np.ndarray, kind: type) -> np.ndarray:
+    """(n, 1), or (1, 1) where all neurons have the same."""
+    register = np.atleast_1d(register).astype(kind)[:, None]
+    return register[:1] if np.all(register == register[0]) else register
 
 
 def wrap(u: np.ndarray) -> None:
@@ -370,20 +428,21 @@ class PyBatchSink(PyLoihiProcessModel):
                 if step == steps - 1:
                     potentials[rows] = sent.T[: rows.stop - start]
                 continue
-            sent = sent.astype(counts.dtype, copy=False)
+            # A byte is a byte where counts are bytes too; spikes of Lava's neurons are integers of 32 bits.
+            sent = sent.view(np.uint8) if sent.dtype == np.int8 else sent.astype(np.uint8)
             if step == 0:
-                self.counts[k] = sent.copy()
+                self.counts[k] = sent.astype(counts.dtype)
             else:
                 self.counts[k] += sent
             if step == steps - 1:
                 counts[rows] = self.counts[k].T[: rows.stop - start]
             kept = min(rows.stop, len(bits)) - start
             if kept > 0:
-                bits[start : start + kept, step] = np.packbits(sent[:, :kept].astype(bool).T, axis=1)
+                bits[start : start + kept, step] = np.packbits(sent[:, :kept].T, axis=1)
 
 
 for _port in range(worker.SINK_PORTS):
-    setattr(PyBatchSink, f"a_in{_port}", LavaPyType(PyInPort.VEC_DENSE, np.int8))
+    setattr(PyBatchSink, f"a_in{_port}", LavaPyType(Port, np.int8))
 
 
 # --- from a spec to processes ----------------------------------------------------------------------------------------
@@ -392,7 +451,7 @@ for _port in range(worker.SINK_PORTS):
 def build(spec: _spec.Spec, batch: _spec.Batch, rows: tuple[int, int], folder: Path) -> worker.Network:
     """The processes of one shard, with sources and sinks."""
     size, steps = batch.size, spec.steps
-    neurons = {p.name: _neurons(p, size, steps, batch.stock_neurons) for p in spec.populations}
+    neurons = {p.name: _neurons(p, spec) for p in spec.populations}
     network = worker.Network(steps, {}, {}, spec.depths, list(neurons.values()), list(neurons.values()))
     sources = {}
     for source in spec.sources:
@@ -426,11 +485,15 @@ def build(spec: _spec.Spec, batch: _spec.Batch, rows: tuple[int, int], folder: P
     return network
 
 
-def _neurons(population: _spec.Population, size: int, interval: int, stock: bool) -> Any:
+def _neurons(population: _spec.Population, spec: _spec.Spec) -> Any:
+    assert spec.batch is not None
+    size, interval = spec.batch.size, spec.steps
     offset = (population.depth + 1) % interval
-    if not (stock and population.stock):
+    if not (spec.batch.stock_neurons and population.stock):
         kind = Readout if population.reset == "none" else Neurons
-        return kind(population=population, size=size, interval=interval, offset=offset, name=population.name)
+        largest = _spec.largest_input(spec, population)[0]
+        times = {"interval": interval, "offset": offset}
+        return kind(population=population, size=size, largest=largest, name=population.name, **times)
     shape = (population.size, size)
     return LIFReset(
         shape=shape,
