@@ -51,9 +51,7 @@ def program_of(graph: Graph) -> Program:
 
 def cpu_s() -> float:
     """Processor time of this process and all that it has waited for."""
-    return sum(
-        sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
 
 
 def timed(program: Program, x: np.ndarray, processes: str) -> tuple[dict[str, Any], float, float]:
@@ -74,7 +72,10 @@ def show(name: str, n: int, report: dict[str, Any], wall: float, cpu: float) -> 
         flush=True,
     )
     for part, times in parts.items():
-        print(f"    {part}: " + ", ".join(f"{key} {value:.4g}" for key, value in times.items() if not isinstance(value, str)))
+        print(
+            f"    {part}: "
+            + ", ".join(f"{key} {value:.4g}" for key, value in times.items() if not isinstance(value, str))
+        )
 
 
 def main() -> None:
@@ -103,7 +104,7 @@ def main() -> None:
             rate = {name: float(counts.mean()) / program.steps for name, counts in wanted.counts.items()}
             apart = first_divergence(lava.run(program, part, processes="batched"), wanted, potentials=True)
             print(f"    {len(part)} samples against the reference: {apart or 'every spike equal'}", flush=True)
-            print(f"    spikes a neuron and step: " + ", ".join(f"{name} {r:.3f}" for name, r in rate.items()))
+            print("    spikes a neuron and step: " + ", ".join(f"{name} {r:.3f}" for name, r in rate.items()))
             assert apart is None, apart
             print(f"    (checked in {time.perf_counter() - began:.0f} s)")
 

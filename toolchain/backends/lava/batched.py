@@ -136,23 +136,26 @@ class PySums(worker.HoldsSums, SumsModel):
 
 
 def product_of(connection: _spec.Connection, n_targets: int, payload: int) -> Product:
-    """The connection's weighted sums, exactly: in the smallest numbers that hold every sum of mantissas times payloads.
+    """The connection's weighted sums, exactly: in the smallest numbers that hold every one of them.
 
-    Floats hold integers of 24 or 53 bits; the spec allows no sum above 25. Dense products are fast in floats alone.
+    Floats hold integers of 24 or 53 bits; the spec allows no sum above 25. Dense products are fast in floats alone, of
+    which the exponent is left to the end.
     """
     kernel = connection.kernel
     mantissas = worker.csr_by_target(connection, n_targets if kernel is None else kernel.target[0])
     largest = int(abs(mantissas).sum(axis=1).max()) * payload if mantissas.nnz else 0
     dense = mantissas.nnz > DENSE_FROM * mantissas.shape[0] * mantissas.shape[1]
-    floats = np.float32 if largest < 1 << 24 else np.float64
-    weights = mantissas.astype(np.int16 if largest < 1 << 15 and not dense else floats)
+    exponent = connection.exponent
+    if largest << exponent < 1 << 15 and not dense:
+        weights, exponent = (mantissas * (1 << exponent)).astype(np.int16), 0
+    else:
+        weights = mantissas.astype(np.float32 if largest < 1 << 24 else np.float64)
     if kernel is not None:
         sums = convolution(weights, kernel, dense)
     elif dense:
         sums = dense_product(weights.toarray())
     else:
         sums = functools.partial(sparse_product, weights)
-    exponent = connection.exponent
     return sums if not exponent else lambda payloads: sums(payloads).astype(np.int32) << exponent
 
 
@@ -173,11 +176,12 @@ def dense_product(by_target: np.ndarray) -> Product:
 
 
 def convolution(weights: scipy.sparse.csr_matrix, kernel: _spec.Kernel, dense: bool) -> Product:
-    """weights: (output channels, taps); dense: to be used as such. The map is laid out once for every column of the kernel, shifted by it.
+    """weights: (output channels, taps); dense: to be used as such.
 
-    In a layout (kernel column, channel, row, place, sample) the row that a kernel row reads for a target row is one
-    piece of memory. So a sparse kernel becomes a sparse matrix of such rows, repeated for every target row, while its
-    columns and the samples are not listed. A dense one is a dense product for each kernel row.
+    The map is laid out once for every column of the kernel, shifted by it: (kernel column, channel, row, place, sample).
+    The row that a kernel row reads for a target row is then one piece of memory. So a sparse kernel becomes a sparse
+    matrix of such rows, repeated for every target row, while its columns and the samples are not listed. A dense one is
+    a dense product for each kernel row.
     """
     (channels, height, width), (_, rows, columns) = kernel.source, kernel.target
     (top, bottom), (left, _) = kernel.padding
@@ -281,41 +285,48 @@ class NeuronsModel(PyLoihiProcessModel):
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
         p: _spec.Population = proc_params["population"]
-        shape = (p.size, proc_params["size"])
+        self.shape = (p.size, proc_params["size"])
         self.refractory, self.subtract, self.spiking = p.refractory, p.reset == "subtract", p.reset != "none"
         # What a register keeps in a step, as a factor: exact, because its denominator is a power of two.
         keep_u, keep_v = ((4096 - np.asarray(decay)) / 4096 for decay in (p.decay_u, p.decay_v))
-        self.wraps = bool(np.any(keep_u)) or proc_params["largest"] << 6 >= 1 << 23
+        bias = p.bias_mantissas.astype(np.int64) << p.bias_exponent
+        self.holds, self.leaks, self.biased = (bool(np.any(x)) for x in (keep_u, keep_v != 1, bias))
+        self.wraps = self.holds or proc_params["largest"] << 6 >= 1 << 23
         halves = np.all(np.isin(keep_v, [0.0, *0.5 ** np.arange(13)]))
-        kind = np.float32 if halves and not self.wraps else np.float64
-        self.keep_u, self.keep_v = column(keep_u, kind), column(keep_v, kind)
-        self.limit = column(np.asarray(p.threshold) * 64, kind)
-        self.bias = column(p.bias_mantissas.astype(np.int64) << p.bias_exponent, kind)
-        self.u = np.zeros(shape, kind) if np.any(keep_u) else None
-        self.v = np.zeros(shape, kind)
-        self.leaks, self.biased = bool(np.any(keep_v != 1)), bool(np.any(self.bias))
-        self.waits = np.zeros(shape, np.int8) if p.refractory else None
-        self.sent = np.zeros(shape, np.int8 if self.spiking else np.int32)
-        self.rows = max(1, BLOCK // shape[1])
-        self.current = np.zeros((self.rows, shape[1]), kind)
+        self.kind = np.float32 if halves and not self.wraps else np.float64
+        registers = (keep_u, keep_v, bias, np.asarray(p.threshold) * 64)
+        self.keep_u, self.keep_v, self.bias, self.limit = map(self.register, registers)
+        # All flat, and updated in pieces that fit the cache.
+        size = p.size * proc_params["size"]
+        self.u = np.zeros(size if self.holds else 0, self.kind)
+        self.v = np.zeros(size, self.kind)
+        self.waits = np.zeros(size if p.refractory else 0, np.int8)
+        self.sent = np.zeros(size, np.int8 if self.spiking else np.int32)
+        self.current, self.quiet = np.zeros(BLOCK, self.kind), np.zeros(BLOCK, bool)
+
+    def register(self, values: np.ndarray) -> np.ndarray:
+        """One number where all neurons have the same, else one for each neuron and sample."""
+        values = np.atleast_1d(values).astype(self.kind)
+        return values[:1] if np.all(values == values[0]) else np.repeat(values, self.shape[1])
 
     def run_spk(self) -> None:
-        a = self.a_in.recv()
+        a = self.a_in.recv().reshape(-1)
         if self.time_step % self.proc_params["interval"] == self.proc_params["offset"]:
             for state in (self.u, self.v, self.waits):
-                if state is not None:
-                    state[:] = 0
-        for first in range(0, len(a), self.rows):
-            self.step(a[first : first + self.rows], slice(first, first + self.rows))
-        self.s_out.send(self.sent)
+                state[:] = 0
+        for first in range(0, len(a), BLOCK):
+            self.step(a[first : first + BLOCK], slice(first, first + BLOCK))
+        self.s_out.send(self.sent.reshape(self.shape))
 
     def step(self, a: np.ndarray, here: slice) -> None:
         def of(register: np.ndarray) -> np.ndarray:
             return register[here] if len(register) > 1 else register
 
-        current = self.current[: len(a)]
-        np.multiply(a, 64, out=current, casting="unsafe", dtype=current.dtype)
-        if self.u is not None:
+        # In as few and as plain passes as there are: clip and copyto take several times longer.
+        current, v = self.current[: len(a)], self.v[here]
+        current[:] = a
+        current *= 64
+        if self.holds:
             u = self.u[here]
             u *= of(self.keep_u)
             np.trunc(u, out=u)
@@ -323,29 +334,30 @@ class NeuronsModel(PyLoihiProcessModel):
             current = u
         if self.wraps:
             wrap(current)
-        v = self.v[here]
         if self.leaks:
             v *= of(self.keep_v)
             np.trunc(v, out=v)
         v += current
         if self.biased:
             v += of(self.bias)
-        np.clip(v, 1 - 2**23, 2**23 - 1, out=v)
+        np.minimum(v, self.kind(2**23 - 1), out=v)
+        np.maximum(v, self.kind(1 - 2**23), out=v)
         if not self.spiking:
             self.sent[here] = v
             return
-        if self.waits is not None:
+        if self.refractory:
             waits = self.waits[here]
-            v[waits > 0] = 0
+            v *= waits == 0
             waits -= waits > 0
-        fired = self.sent[here].view(bool)
+        fired, quiet = self.sent[here].view(bool), self.quiet[: len(a)]
         np.greater(v, of(self.limit), out=fired)
         if self.subtract:
             v -= of(self.limit) * fired
         else:
-            np.copyto(v, 0, where=fired)
-        if self.waits is not None:
-            np.copyto(self.waits[here], self.refractory, where=fired)
+            np.logical_not(fired, out=quiet)
+            v *= quiet
+        if self.refractory:
+            self.waits[here][fired] = self.refractory
 
 
 @implements(proc=Neurons, protocol=LoihiProtocol)
@@ -360,12 +372,6 @@ class PyNeurons(NeuronsModel):
 @tag("fixed_pt")
 class PyReadout(NeuronsModel):
     s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
-
-
-def column(register: np.ndarray, kind: type) -> np.ndarray:
-    """(n, 1), or (1, 1) where all neurons have the same."""
-    register = np.atleast_1d(register).astype(kind)[:, None]
-    return register[:1] if np.all(register == register[0]) else register
 
 
 def wrap(u: np.ndarray) -> None:

@@ -781,8 +781,14 @@ def run_to_end(network: Network, total: int, window: int, report: Report, channe
             run.advance(min(chunk, total - done))
         report(total, total)
     cpu_s = run.cpu_s()
-    times = {"cpu_s": sum(cpu_s.values()), "ready_s": started - STARTED, "start_s": running - started, "run_s": time.monotonic() - running}
-    print({k: round(v, 2) for k, v in cpu_s.items()}); return {"processes": len(network.processes), "total_steps": total, **times}
+    times = {
+        "cpu_s": sum(cpu_s.values()),
+        "ready_s": started - STARTED,
+        "start_s": running - started,
+        "run_s": time.monotonic() - running,
+    }
+    print({k: round(v, 2) for k, v in cpu_s.items()})
+    return {"processes": len(network.processes), "total_steps": total, **times}
 
 
 def execute(spec: _spec.Spec, folder: Path, report: Report) -> dict[str, Any]:
