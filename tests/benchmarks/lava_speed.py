@@ -11,7 +11,6 @@ drawn at random, data are real. Start-up is what passes before the first step of
 from __future__ import annotations
 
 import argparse
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -49,33 +48,27 @@ def program_of(graph: Graph) -> Program:
     return compile_graph(replace(graph, steps=STEPS), hw_targets.load("loihi"), Options(), until=LAST_PASS).program
 
 
-def cpu_s() -> float:
-    """Processor time of this process and all that it has waited for."""
-    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-
-
-def timed(program: Program, x: np.ndarray, processes: str) -> tuple[dict[str, Any], float, float]:
-    """The worker's report, wall time and processor time."""
+def timed(program: Program, x: np.ndarray, processes: str) -> tuple[dict[str, Any], float]:
+    """The worker's report, and wall time."""
     spec = lava.to_spec(program, x, slices={})
     spec = replace(spec, batch=_plan.batch(spec, processes, ()))
-    began, cpu = time.perf_counter(), cpu_s()
+    began = time.perf_counter()
     found = lava.execute(spec, record=())
-    return found.report, time.perf_counter() - began, cpu_s() - cpu
+    return found.report, time.perf_counter() - began
 
 
-def show(name: str, n: int, report: dict[str, Any], wall: float, cpu: float) -> None:
+def show(name: str, n: int, report: dict[str, Any], wall: float) -> None:
     parts = report.get("parts", {"all": report})
-    start = max(part["start_s"] + part["ready_s"] for part in parts.values())
+    start = max(part["ready_s"] + part["start_s"] for part in parts.values())
+    cpu = sum(part["cpu_s"] for part in parts.values())
     print(
-        f"{name:8} {n:6} samples: {wall:7.1f} s in all, {cpu:7.1f} s of CPU; {start:5.1f} s until the runs stand, "
-        f"then {wall - start:7.1f} s, {n / (wall - start):7.1f} samples/s",
+        f"{name:8} {n:6} samples: {wall:7.1f} s in all, {cpu:7.1f} s of CPU; start-up {start:4.1f} s, then "
+        f"{wall - start:7.1f} s: {n / (wall - start):7.1f} samples/s",
         flush=True,
     )
     for part, times in parts.items():
-        print(
-            f"    {part}: "
-            + ", ".join(f"{key} {value:.4g}" for key, value in times.items() if not isinstance(value, str))
-        )
+        figures = (f"{key} {value:.4g}" for key, value in times.items() if not isinstance(value, str))
+        print(f"    {part}: {', '.join(figures)}", flush=True)
 
 
 def main() -> None:

@@ -178,10 +178,10 @@ def dense_product(by_target: np.ndarray) -> Product:
 def convolution(weights: scipy.sparse.csr_matrix, kernel: _spec.Kernel, dense: bool) -> Product:
     """weights: (output channels, taps); dense: to be used as such.
 
-    The map is laid out once for every column of the kernel, shifted by it: (kernel column, channel, row, place, sample).
-    The row that a kernel row reads for a target row is then one piece of memory. So a sparse kernel becomes a sparse
-    matrix of such rows, repeated for every target row, while its columns and the samples are not listed. A dense one is
-    a dense product for each kernel row.
+    The map is laid out once for every kernel column, shifted by it: (kernel column, channel, row, place, sample). What
+    a kernel row reads for a target row is then one piece of memory. So a sparse kernel becomes a sparse matrix of such
+    rows, repeated for every target row, while its columns and the samples are not listed. A dense one is a dense
+    product for each kernel row.
     """
     (channels, height, width), (_, rows, columns) = kernel.source, kernel.target
     (top, bottom), (left, _) = kernel.padding
