@@ -186,7 +186,8 @@ import numpy as np
 import batched, _spec
 
 random = np.random.default_rng(3)
-seen = dict.fromkeys(["listed", "rows", "kernel rows", "int16", "float32", "float64", "nothing", "few", "many"], 0)
+kinds = ["int16", "int32", "float32", "float64"]
+seen = dict.fromkeys(["listed", "rows", "kernel rows", *kinds, "nothing", "few", "many"], 0)
 for example in range(600):
     way = ("listed", "rows", "kernel rows")[example % 3]
     # Now and then so many and so large weights that sums need more than 24 bits.
@@ -230,8 +231,7 @@ for example in range(600):
     seen[way] += 1
     seen["many" if many else "few"] += 1
     seen["nothing"] += not len(mantissas)
-    if not exponent:
-        seen[str(got.dtype)] += 1
+    seen[str(got.dtype)] += 1
 print(seen)
 assert min(seen.values()) > 5, seen
 """

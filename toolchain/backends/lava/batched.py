@@ -136,27 +136,27 @@ class PySums(worker.HoldsSums, SumsModel):
 
 
 def product_of(connection: _spec.Connection, n_targets: int, payload: int) -> Product:
-    """The connection's weighted sums, exactly: in the smallest numbers that hold every one of them.
+    """The connection's weighted sums, exactly, in the smallest numbers that hold every one of them.
 
-    Floats hold integers of 24 or 53 bits; the spec allows no sum above 25. Dense products are fast in floats alone, of
-    which the exponent is left to the end.
+    Floats hold integers of 24 or 53 bits, times any power of two; the spec allows no sum above 25 bits. Dense products
+    are fast in floats alone.
     """
     kernel = connection.kernel
     mantissas = worker.csr_by_target(connection, n_targets if kernel is None else kernel.target[0])
     largest = int(abs(mantissas).sum(axis=1).max()) * payload if mantissas.nnz else 0
     dense = mantissas.nnz > DENSE_FROM * mantissas.shape[0] * mantissas.shape[1]
-    exponent = connection.exponent
-    if largest << exponent < 1 << 15 and not dense:
-        weights, exponent = (mantissas * (1 << exponent)).astype(np.int16), 0
-    else:
-        weights = mantissas.astype(np.float32 if largest < 1 << 24 else np.float64)
+    small = largest < 1 << 15 and not dense
+    # Shifted afterwards, if the sums of shifted weights would need more bits.
+    shift = connection.exponent if small and largest << connection.exponent >= 1 << 15 else 0
+    kind = np.int16 if small else np.float32 if largest < 1 << 24 else np.float64
+    weights = (mantissas * (1 << connection.exponent - shift)).astype(kind)
     if kernel is not None:
         sums = convolution(weights, kernel, dense)
     elif dense:
         sums = dense_product(weights.toarray())
     else:
         sums = functools.partial(sparse_product, weights)
-    return sums if not exponent else lambda payloads: sums(payloads).astype(np.int32) << exponent
+    return sums if not shift else lambda payloads: sums(payloads).astype(np.int32) << shift
 
 
 def sparse_product(weights: scipy.sparse.csr_matrix, payloads: np.ndarray) -> np.ndarray:
