@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from faulty_worker import Reaped
 from lava_networks import chain, skip_and_loop
 from side_by_side import part_of, side_by_side
 from strategies import random_samples
@@ -129,19 +131,25 @@ def test_a_batch_that_cannot_be_is_refused() -> None:
 
 # --- what must not pass in silence -----------------------------------------------------------------------------------
 
+FAULT = """
+import batched
+stock_batch = batched.PyBatchSource.run_spk
 
-def test_processes_that_disagree_are_an_error(
-    lava: Interpreter, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    script = tmp_path_factory.mktemp("worker") / "faulty_worker.py"
-    script.write_text(
-        f"import sys; sys.path.insert(0, {str(backend.WORKER.parent)!r})\n"
-        "import batched, worker\n"
+def at_step_3(self):
+    if self.time_step == 3:
+        {fault}
+    stock_batch(self)
+
+batched.PyBatchSource.run_spk = at_step_3
+"""
+
+
+def test_processes_that_disagree_are_an_error(lava: Interpreter, fault: Callable[..., None]) -> None:
+    fault(
+        more="import batched\n"
         "right = batched.product_of\n"
         "batched.product_of = lambda c, n, p: (lambda sums: lambda x: sums(x) + (c.name == 'c1'))(right(c, n, p))\n"
-        "worker.main(sys.argv[1:])\n"
     )
-    monkeypatch.setattr(backend, "WORKER", script)
     samples = np.random.default_rng(2).integers(0, 256, (3, 4))
     with pytest.raises(SnncError, match="stock processes and the batched ones differ") as caught:
         backend.run(chain(3), samples, processes="batched")
@@ -149,33 +157,25 @@ def test_processes_that_disagree_are_an_error(
 
 
 @pytest.mark.parametrize(
-    ("fault", "message"),
+    ("code", "message"),
     [
-        ("raise ZeroDivisionError('at step five')", "a process model raised ZeroDivisionError: at step five"),
-        ("os.kill(os.getppid(), 9)", "the process of shard [01] died"),
+        ("raise ZeroDivisionError('at step three')", "a process model raised ZeroDivisionError: at step three"),
+        ("os._exit(5)", "a process of the Lava run died, exit code 5"),
+        ("os.kill(os.getppid(), 9)", "the process of part [01] died"),
+        ("time.sleep(3); os.killpg(0, 9)", "the Lava worker ended by signal SIGKILL"),
+        ("time.sleep(600)", "passed its deadline of 8 s"),
     ],
 )
 def test_a_shard_that_fails_ends_the_run(
-    lava: Interpreter,
-    tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: pytest.MonkeyPatch,
-    fault: str,
-    message: str,
+    lava: Interpreter, reaped: Reaped, fault: Callable[..., None], code: str, message: str
 ) -> None:
-    script = tmp_path_factory.mktemp("worker") / "faulty_worker.py"
-    script.write_text(
-        f"import os, sys; sys.path.insert(0, {str(backend.WORKER.parent)!r})\n"
-        "import batched, worker\n"
-        "right = batched.PyBatchSource.run_spk\n"
-        "def run_spk(self):\n"
-        f"    if self.time_step == 5:\n        {fault}\n"
-        "    right(self)\n"
-        "batched.PyBatchSource.run_spk = run_spk\n"
-        "worker.main(sys.argv[1:])\n"
-    )
-    monkeypatch.setattr(backend, "WORKER", script)
+    fault(more=FAULT.format(fault=code))
     with pytest.raises(ToolError, match=message):
-        backend.run(chain(1), np.full((9, 4), 200), processes="batched", deadline_s=60)
+        backend.run(chain(1), np.full((9, 4), 200), processes="batched", deadline_s=8)
+    if "deadline" in message:
+        assert reaped.size > 2 * 5, "two shards, each with its processes"
+        assert reaped.segments
+    reaped.assert_nothing_left()
 
 
 # --- products --------------------------------------------------------------------------------------------------------

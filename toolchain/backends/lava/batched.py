@@ -598,5 +598,5 @@ def _reports(folder: Path, children: dict[int, str]) -> Iterator[tuple[str, dict
                 yield name, json.loads(path.read_text())
                 del left[pid]
             elif os.waitpid(pid, os.WNOHANG)[0]:
-                raise worker.LavaFailure(f"the process of shard {name} died")
+                raise worker.LavaFailure(f"the process of part {name} died")
         time.sleep(worker.Run.POLL_S)
