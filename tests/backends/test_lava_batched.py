@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +21,8 @@ from toolchain.backends import reference
 from toolchain.backends.lava import _plan, _spec
 from toolchain.environment import Interpreter
 from toolchain.errors import SnncError, ToolError, UsageError
-from toolchain.ir import Program
+from toolchain.ir import Compartments, Connectivity, IntegerConnection, IntegerSynapses, Program, make_input
+from toolchain.training.data import load
 
 pytestmark = pytest.mark.lava
 
@@ -74,6 +76,27 @@ def test_every_coding_in_shards(lava: Interpreter, coding: str) -> None:
     (note,) = got.notes
     assert (note.code, note.count) == ("LAV002", 11)
     assert "LIFReset; 8 also by stock processes, every spike equal" in note.effect
+
+
+@pytest.mark.slow
+def test_mnist(lava: Interpreter, mnist: Path) -> None:
+    """784-800-10 on 3,000 images: what `auto` does with a whole test set, in every spike."""
+    random = np.random.default_rng(1)
+    populations, connections, source = [], [], "in"
+    for name, n_in, n_out, scale in (("fc1", 784, 800, 20), ("fc2", 800, 10, 8)):
+        connectivity = Connectivity.from_mask(random.random((n_out, n_in)) < 0.5)
+        mantissa = np.clip(random.normal(1, scale, connectivity.n_synapses), -128, 127).astype(np.int16)
+        synapses = IntegerSynapses(connectivity, mantissa, 1, 8, "mixed")
+        populations.append(Compartments(name, n_out, 4096, 2048, 120, np.zeros(n_out, np.int16)))
+        connections.append(IntegerConnection(f"c.{name}", source, name, synapses))
+        source = name
+    program = Program("mnist", make_input("rate", "in", 784), tuple(populations), tuple(connections), 8)
+    samples = load("mnist", mnist).test_x[:3000]
+    wanted = reference.run(program, samples)
+    assert all(0.05 < spikes.mean() < 0.6 for spikes in wanted.spikes.values())
+    got = backend.run(program, samples)
+    assert_equal(got, wanted)
+    assert [note.code for note in got.notes] == ["LAV002"]
 
 
 # --- the choice ------------------------------------------------------------------------------------------------------
