@@ -260,8 +260,108 @@ assert min(seen.values()) > 5, seen
 """
 
 
-def test_products_are_exact_in_every_layout(lava: Interpreter) -> None:
+def run_script(lava: Interpreter, script: str) -> None:
+    """In Lava's interpreter, beside the worker."""
     done = subprocess.run(
-        [lava.path, "-W", "ignore", "-c", PRODUCTS], cwd=backend.WORKER.parent, capture_output=True, text=True
+        [lava.path, "-W", "ignore", "-c", script],
+        cwd=backend.WORKER.parent,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_products_are_exact_in_every_layout(lava: Interpreter) -> None:
+    run_script(lava, PRODUCTS)
+
+
+# --- neurons ---------------------------------------------------------------------------------------------------------
+
+NEURONS = """
+import numpy as np
+import batched, worker, _spec
+
+class Ports:
+    def recv(self): return self.value
+    def send(self, value): self.sent = np.array(value)
+
+def model(kind, **parameters):
+    made = kind(parameters)
+    made.a_in, made.s_out = Ports(), Ports()
+    return made
+
+random = np.random.default_rng(4)
+names = ["float32", "float64", "clips", "wraps", "held", "waits", "subtract", "none", "clipped in float32"]
+seen = dict.fromkeys(names, 0)
+fired = []
+batched.BLOCK = 16
+for example in range(500):
+    n, size, interval = (int(x) for x in random.integers(1, (9, 6, 12)))
+    def register(*ends, high):
+        def draw(): return int(random.choice([*ends, random.integers(ends[0], high)]))
+        return draw() if random.random() < 0.7 else np.array([draw() for _ in range(n)])
+    # The largest of inputs: near the wrap, near the clip, or as in a network.
+    largest = int(random.choice([2**25 - 1, 2**17 - 1, 2**17, 2**15, 300]))
+    p = _spec.Population(
+        name="p", size=n, depth=0,
+        decay_u=4096 if random.random() < 0.6 else register(1, 4095, 4096, high=4096),
+        decay_v=register(0, 2048, 1024, 4095, high=4096),
+        threshold=register(0, largest % 2**17, high=2**17),
+        bias_mantissas=random.integers(-4096, 4096, n) * (random.random() < 0.7),
+        bias_exponent=int(random.integers(0, 8)),
+        reset=str(random.choice(["zero", "subtract", "none"])),
+        refractory=0,
+    )
+    if p.reset == "zero" and random.random() < 0.5:
+        p = _spec.Population(**{**vars(p), "refractory": int(random.integers(1, 5))})
+    offset = int(random.integers(0, interval))
+    readout = p.reset == "none"
+    ours = model(
+        batched.PyReadout if readout else batched.PyNeurons,
+        population=p, size=size, interval=interval, offset=offset, largest=largest,
+    )
+    def whole(values): return np.broadcast_to(np.asarray(values, np.int64), (n,))
+    plain = [
+        model(
+            worker.PyCompartments,
+            keep_u=4096 - whole(p.decay_u), keep_v=4096 - whole(p.decay_v), limit=whole(p.threshold) << 6,
+            bias=p.bias_mantissas.astype(np.int64) << p.bias_exponent,
+            reset=p.reset, refractory=p.refractory, interval=interval, offset=offset,
+        )
+        for _ in range(size)
+    ]
+    clipped = False
+    # From a reset on: what a window computes.
+    for step in range(offset if offset else interval, 40):
+        scale = random.choice([largest, largest // 2, 1])
+        a = random.integers(-scale, scale + 1, (n, size)).astype(np.int32)
+        a = np.where(random.random(a.shape) < 0.3, np.sign(a) * largest, a).astype(np.int32)
+        ours.time_step, ours.a_in.value = step, a
+        ours.run_spk()
+        for k, other in enumerate(plain):
+            other.time_step, other.a_in.value = step, a[:, k]
+            other.run_spk()
+            got = ours.s_out.sent[:, k]
+            assert np.array_equal(got, other.s_out.sent), (example, step, p, got, other.s_out.sent)
+            assert np.array_equal(ours.v.reshape(n, size)[:, k], other.v), (example, step, p)
+            clipped |= bool((np.abs(other.v) == 2**23 - 1).any())
+        if not readout:
+            fired.append(ours.s_out.sent.mean())
+    kind = np.dtype(ours.kind).name
+    marks = {
+        kind: True, "clips": ours.clips, "wraps": ours.wraps, "held": ours.holds, "waits": p.refractory,
+        p.reset: p.reset != "zero", "clipped in float32": clipped and kind == "float32",
+    }
+    for name, mark in marks.items():
+        if name in seen:
+            seen[name] += bool(mark)
+    assert ours.clips or not clipped
+print(seen, np.mean(fired))
+assert min(seen.values()) > 15, seen
+assert 0.05 < np.mean(fired) < 0.95
+"""
+
+
+def test_neurons_of_our_own_are_those_of_the_stock_run_to_the_last_bit(lava: Interpreter) -> None:
+    run_script(lava, NEURONS)

@@ -292,6 +292,10 @@ class NeuronsModel(PyLoihiProcessModel):
         bias = p.bias_mantissas.astype(np.int64) << p.bias_exponent
         self.holds, self.leaks, self.biased = (bool(np.any(x)) for x in (keep_u, keep_v != 1, bias))
         self.wraps = self.holds or proc_params["largest"] << 6 >= 1 << 23
+        # The highest potential that a window can reach, were there no clip and no reset.
+        lasts = min(proc_params["interval"], 1 / max(1 - np.max(keep_v), 2**-20))
+        highest = lasts * ((proc_params["largest"] << 6) + np.abs(bias).max())
+        self.clips = self.holds or highest >= 1 << 23
         halves = np.all(np.isin(keep_v, [0.0, *0.5 ** np.arange(13)]))
         self.kind = np.float32 if halves and not self.wraps else np.float64
         registers = (keep_u, keep_v, bias, np.asarray(p.threshold) * 64)
@@ -340,8 +344,9 @@ class NeuronsModel(PyLoihiProcessModel):
         v += current
         if self.biased:
             v += of(self.bias)
-        np.minimum(v, self.kind(2**23 - 1), out=v)
-        np.maximum(v, self.kind(1 - 2**23), out=v)
+        if self.clips:
+            np.minimum(v, self.kind(2**23 - 1), out=v)
+            np.maximum(v, self.kind(1 - 2**23), out=v)
         if not self.spiking:
             self.sent[here] = v
             return
