@@ -17,13 +17,14 @@ class Trace:
     """Spikes of the recorded populations, each in its own window, so that step t of a sample is index t everywhere.
 
     spikes: name -> uint8, shape (n_samples, steps, size), 1 where the neuron fired (the input: 1 where it sent
-    a spike, whatever its payload).  counts: name -> int32, shape (n_samples, size), for every population.
+    a spike, whatever its payload).  counts: name -> integers, int32 or as small as `steps` allows, shape
+    (n_samples, size), for every population.
     potentials: readout -> its membrane potentials at the last step, shape (n_samples, size).
     notes: what the back end did that its user should know, such as a second start.
     """
 
     spikes: Mapping[str, NDArray[np.uint8]]
-    counts: Mapping[str, NDArray[np.int32]]
+    counts: Mapping[str, NDArray[np.integer]]
     output: str
     seconds: float
     potentials: Mapping[str, NDArray] = field(default_factory=dict)

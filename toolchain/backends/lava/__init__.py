@@ -97,7 +97,7 @@ class Recorded:
     """What the populations of a spec did: as in a Trace. report: times and sizes, from the worker."""
 
     spikes: dict[str, NDArray[np.uint8]]
-    counts: dict[str, NDArray[np.int32]]
+    counts: dict[str, NDArray[np.integer]]
     potentials: dict[str, NDArray[np.int64]]
     report: dict[str, Any]
     notes: tuple[Diagnostic, ...] = ()
@@ -359,12 +359,15 @@ def _raise_failure(folder: Path, status: int) -> None:
 
 
 def _read(folder: Path, spec: _spec.Spec, wanted: Collection[str]) -> Recorded:
-    """What a run left of the spec's samples; files may hold those of more."""
+    """What a run left of the spec's samples; files may hold those of more.
+
+    Counts of a large set stay where they are: their file lives on without its name as long as they are in use.
+    """
     report = folder / "result.json"
     found = Recorded({}, {}, {}, json.loads(report.read_text()) if report.exists() else {})
 
     def load(name: str) -> NDArray:
-        return np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)[: spec.samples]
+        return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False)[: spec.samples])
 
     for i, name in enumerate(spec.record):
         shape = (spec.samples, spec.steps, spec.sizes[name])
@@ -375,7 +378,7 @@ def _read(folder: Path, spec: _spec.Spec, wanted: Collection[str]) -> Recorded:
             if name in wanted:
                 found.spikes[name] = np.zeros(shape, np.uint8)
             continue
-        found.counts[name] = load(f"counts_{i}").astype(np.int32)
+        found.counts[name] = load(f"counts_{i}")
         if name in wanted:
             found.spikes[name] = np.unpackbits(load(f"trace_{i}"), axis=2, count=shape[2])
     return found
