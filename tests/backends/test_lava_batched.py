@@ -124,10 +124,18 @@ def test_samples_side_by_side_are_bounded_by_memory(monkeypatch: pytest.MonkeyPa
     batch = _plan.batch(spec, "batched", ())
     assert batch is not None
     assert batch.size <= _plan.MOST
-    monkeypatch.setattr(_plan, "SHARD_BYTES", 3 * _plan.sample_bytes(spec))
-    batch = _plan.batch(spec, "batched", ())
-    assert batch is not None
-    assert batch.size == 3
+    own, each = _plan.network_bytes(spec), _plan.sample_bytes(spec)
+    for memory, shards, size in (
+        (2 * (own + 3 * each), 2, 3),
+        (2 * own + 2.5 * each, 2, 1),
+        (own + 1.5 * each, 1, 1),
+        (own, 1, 1),
+    ):
+        monkeypatch.setattr(_plan, "cores", lambda: 2)
+        monkeypatch.setattr(_plan, "machine_bytes", lambda memory=memory: memory / _plan.MEMORY)
+        batch = _plan.batch(spec, "batched", ())
+        assert batch is not None
+        assert (batch.shards, batch.size) == (shards, size)
     monkeypatch.setattr(_plan, "STOCK_NEURONS_TO", 1000)
     batch = _plan.batch(spec, "batched", ())
     assert batch is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 
 from toolchain.backends.lava import _spec
@@ -28,8 +29,8 @@ AT_ONCE = 2**17
 """Neurons x samples of the largest population that a process holds: temporaries stay in a core's cache."""
 LEAST, MOST = 4, 256
 """Samples side by side, where memory allows: fewer and a step's cost of its own shows, more would gain nothing."""
-SHARD_BYTES = 2**31
-"""Memory of all processes of a shard."""
+MEMORY = 0.5
+"""Part of the machine's memory that all shards may take together, about."""
 
 
 def seconds(spec: _spec.Spec) -> float:
@@ -57,18 +58,32 @@ def batch(spec: _spec.Spec, processes: str, traced: Collection[str]) -> _spec.Ba
     if processes == "stock" or (processes == "auto" and (spec.slices or seconds(spec) < WORTHWHILE_S)):
         return None
     updates = sum(p.size for p in spec.populations) * spec.steps * spec.samples
-    most = min(max(LEAST, AT_ONCE // max(spec.sizes.values())), MOST, max(1, SHARD_BYTES // sample_bytes(spec)))
+    memory, own, each = MEMORY * machine_bytes(), network_bytes(spec), sample_bytes(spec)
+    shards = max(1, min(cores(), spec.samples, int(memory / (own + each))))
+    most = min(max(LEAST, AT_ONCE // max(spec.sizes.values())), MOST, int((memory / shards - own) / each))
     # As even as whole windows can be: all shards end together.
-    shards = min(cores(), spec.samples)
-    windows = -(-spec.samples // (shards * most))
-    size = -(-spec.samples // (shards * windows))
+    windows = -(-spec.samples // (shards * max(1, most)))
     return _spec.Batch(
-        size=size,
+        size=-(-spec.samples // (shards * windows)),
         shards=shards,
         stock_neurons=updates <= STOCK_NEURONS_TO,
         traced=tuple(name for name in spec.record if name in traced),
         compared=min(COMPARED, spec.samples),
     )
+
+
+def machine_bytes() -> int:
+    """The memory that this machine has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def network_bytes(spec: _spec.Spec) -> int:
+    """Memory that the synapses take in a shard, about: the lists, and what products make of them."""
+    total = 0
+    for c in spec.connections:
+        n = len(c.targets)
+        total += 16 * n + 8 * (n if c.kernel is None else n * c.kernel.target[1])
+    return total
 
 
 def sample_bytes(spec: _spec.Spec) -> int:

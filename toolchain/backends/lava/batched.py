@@ -35,8 +35,8 @@ DENSE_FROM = 0.3
 """Above this share of connected pairs a dense product is the faster one."""
 EVENTS_TO = 0.2
 """Up to this share of sources that spike, a dense matrix is summed for these alone."""
-LISTED = 2**26
-"""Most entries of a convolution whose kernel is repeated for every row of its map (8 bytes each)."""
+LISTED = 2**24
+"""Most entries of a kernel that is repeated for every row of its map (6 to 12 bytes each)."""
 BLOCK = 2**15
 """Neurons x samples that are updated at once: what fits the cache of a core."""
 
@@ -153,7 +153,7 @@ def product_of(connection: _spec.Connection, n_targets: int, payload: int) -> Pr
     if kernel is not None:
         sums = convolution(weights, kernel, dense)
     elif dense:
-        sums = dense_product(weights.toarray())
+        sums = functools.partial(dense_product, np.ascontiguousarray(weights.toarray().T))
     else:
         sums = functools.partial(sparse_product, weights)
     return sums if not shift else lambda payloads: sums(payloads).astype(np.int32) << shift
@@ -163,16 +163,11 @@ def sparse_product(weights: scipy.sparse.csr_matrix, payloads: np.ndarray) -> np
     return weights @ payloads.astype(weights.dtype)
 
 
-def dense_product(by_target: np.ndarray) -> Product:
+def dense_product(by_source: np.ndarray, payloads: np.ndarray) -> np.ndarray:
     """By a matrix product, or where few sources spike by summing the weights of these alone."""
-    by_source = np.ascontiguousarray(by_target.T)
-
-    def product(payloads: np.ndarray) -> np.ndarray:
-        if np.count_nonzero(payloads) > EVENTS_TO * payloads.size:
-            return by_target @ payloads.astype(by_target.dtype)
-        return np.ascontiguousarray((scipy.sparse.csr_matrix(payloads.T, dtype=by_source.dtype) @ by_source).T)
-
-    return product
+    if np.count_nonzero(payloads) > EVENTS_TO * payloads.size:
+        return by_source.T @ payloads.astype(by_source.dtype)
+    return np.ascontiguousarray((scipy.sparse.csr_matrix(payloads.T, dtype=by_source.dtype) @ by_source).T)
 
 
 def convolution(weights: scipy.sparse.csr_matrix, kernel: _spec.Kernel, dense: bool) -> Product:
@@ -391,9 +386,9 @@ def wrap(u: np.ndarray) -> None:
 
 
 class Tally(NamedTuple):
-    """Where a population's results go: files of (samples, ...), of which this run writes the rows from `first` on.
+    """Where a population's results go: files that all shards share, each writing the rows of its own samples.
 
-    counts: for spikes.  bits: for spikes (samples, steps, bytes), or fewer samples.  potentials: of a readout.
+    counts: (samples, n).  bits: spikes (samples or fewer, steps, bytes).  potentials: instead of both, of a readout.
     """
 
     lag: int
