@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ("fault", "raise ZeroDivisionError('at step five')", "a process model raised ZeroDivisionError: at step five"),
         ("fault", "os._exit(5)", "a process of the Lava run died, exit code 5"),
         ("fault", "os.kill(os.getpid(), 9)", "a process of the Lava run died, exit code -9"),
+        ("fault", "os.kill(os.getpid(), 7)", "exit code -7 (SIGBUS: there may be too little shared memory, /dev/shm)"),
         ("build_fault", "raise KeyError('no such parameter')", "no such parameter"),
         ("build_fault", "os._exit(6)", "a process of the Lava run died, exit code 6"),
     ],

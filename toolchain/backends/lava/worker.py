@@ -519,6 +519,9 @@ def _matrix(connection: _spec.Connection, spec: _spec.Spec) -> scipy.sparse.csr_
 # --- a run ------------------------------------------------------------------------------------------------------------
 
 
+SIGBUS = " (SIGBUS: there may be too little shared memory, /dev/shm)"
+
+
 class LavaFailure(RuntimeError):
     """A process model raised or died, or Lava could not start."""
 
@@ -659,7 +662,8 @@ class Run:
                 raise LavaFailure(f"a process model raised {type(error).__name__}: {error}\n{trace}")
         for actor in actors:
             if not actor.is_alive():
-                raise LavaFailure(f"a process of the Lava run died, exit code {actor.exitcode}")
+                why = SIGBUS if actor.exitcode == -signal.SIGBUS else ""
+                raise LavaFailure(f"a process of the Lava run died, exit code {actor.exitcode}{why}")
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[None]:
