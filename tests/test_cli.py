@@ -174,6 +174,13 @@ def test_verify_and_simulate_with_lava(snnc, build, lava):
     assert snnc("simulate", build, "--samples", 10, "--backend", "lava", "--json") == 0, snnc.err
     lava = json.loads(snnc.out)
     assert lava["spikes_per_sample"] == reference["spikes_per_sample"]
+    assert lava["notes"] == []
+    options = ("--samples", 10, "--backend", "lava", "--lava-processes", "batched")
+    assert snnc("simulate", build, *options, "--json") == 0, snnc.err
+    batched = json.loads(snnc.out)
+    assert batched["spikes_per_sample"] == reference["spikes_per_sample"]
+    assert "LAV002" in batched["notes"][0]
+    assert "8 also by stock processes" in batched["notes"][0]
 
 
 def test_check_answers_before_training(snnc):
@@ -197,6 +204,10 @@ def test_unknown_names_get_the_nearest(snnc, model, build, tmp_path):
     snnc.refused("targets", "lohi", code=2, says=("lohi", "did you mean 'loihi'"))
     snnc.refused("compile", model, "--target", "lohi", "-o", tmp_path / "b", code=2, says=("did you mean 'loihi'",))
     snnc.refused("simulate", build, "--backend", "lva", code=2, says=("did you mean 'lava'",))
+    snnc.refused("simulate", build, "--lava-processes", "stock", code=2, says=("is for the back end lava",))
+    snnc.refused(
+        *("simulate", build, "--backend", "lava", "--lava-processes", "stok"), code=2, says=("did you mean 'stock'",)
+    )
     snnc.refused(
         "compile", model, "--target", "loihi", "--cost-model", "nxft", "-o", tmp_path / "b", code=2, says=("'nxtf'",)
     )

@@ -458,6 +458,7 @@ def _samples(build: Build, data_dir: Path | None, count: int | None) -> tuple[ND
 @click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Folder with the data set's files.")
 @click.option("--samples", type=click.IntRange(1), help="How many test samples (default: all).")
 @click.option("--deadline", type=float, help="Seconds after which Lava is stopped (default: from the work).")
+@click.option("--lava-processes", help="Lava: stock, batched (samples side by side) or auto (default).")
 @click.option(
     "--save-spikes", type=click.Path(path_type=Path, dir_okay=False), help="Write every spike to an .npz file."
 )
@@ -468,6 +469,7 @@ def simulate(
     data_dir: Path | None,
     samples: int | None,
     deadline: float | None,
+    lava_processes: str | None,
     save_spikes: Path | None,
     as_json: bool,
 ) -> None:
@@ -478,7 +480,7 @@ def simulate(
     with _needs_extra("onnx"):
         run = simulation.backend(backend)
     build = load_build(build_dir)
-    options = _backend_options(backend, deadline)
+    options = _backend_options(backend, deadline, lava_processes)
     x, y = _samples(build, data_dir, samples)
     # The file is opened first: a place that cannot be written is told before the work, not after it.
     with _spike_file(save_spikes) as save, _progress(f"{backend}, {len(x)} samples") as progress:
@@ -528,12 +530,12 @@ def simulate(
         out.print(f"wrote {save_spikes}")
 
 
-def _backend_options(backend: str, deadline: float | None) -> dict[str, Any]:
-    if deadline is None:
-        return {}
-    if backend != "lava":
-        raise UsageError("--deadline is for the back end lava", where="--deadline")
-    return {"deadline_s": deadline}
+def _backend_options(backend: str, deadline: float | None, lava_processes: str | None) -> dict[str, Any]:
+    given = {"--deadline": ("deadline_s", deadline), "--lava-processes": ("processes", lava_processes)}
+    for option, (_, value) in given.items():
+        if value is not None and backend != "lava":
+            raise UsageError(f"{option} is for the back end lava", where=option)
+    return {name: value for name, value in given.values() if value is not None}
 
 
 @contextlib.contextmanager
@@ -560,6 +562,7 @@ def _spike_file(path: Path | None) -> Iterator[Callable[[Trace], None]]:
 @click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Folder with the data set's files.")
 @click.option("--samples", type=click.IntRange(1), default=100, show_default=True, help="How many test samples.")
 @click.option("--deadline", type=float, help="Seconds after which Lava is stopped (default: from the work).")
+@click.option("--lava-processes", help="Lava: stock, batched (samples side by side) or auto (default).")
 @click.option("--without-lava", is_flag=True, help="Leave Lava out, for machines that have none.")
 @click.option("--json", "as_json", is_flag=True, help="Figures as JSON.")
 def verify(
@@ -567,6 +570,7 @@ def verify(
     data_dir: Path | None,
     samples: int,
     deadline: float | None,
+    lava_processes: str | None,
     without_lava: bool,
     as_json: bool,
 ) -> None:
@@ -575,7 +579,8 @@ def verify(
 
     build = load_build(build_dir)
     x, y = _samples(build, data_dir, samples)
-    rows = _verify(build, x, y, {} if without_lava else {"lava": _backend_options("lava", deadline)})
+    options = _backend_options("lava", deadline, lava_processes)
+    rows = _verify(build, x, y, {} if without_lava else {"lava": options})
     if as_json:
         click.echo(json.dumps([row.to_dict() for row in rows], indent=2))
     else:

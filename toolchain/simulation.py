@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolchain.backends import physical, reference
-from toolchain.backends.trace import Trace
+from toolchain.backends.trace import Divergence, Trace, first_divergence
 from toolchain.errors import Diagnostic, SnncError, UsageError, nearest
 from toolchain.ir import Program
 from toolchain.pipeline import Compilation
@@ -65,54 +65,6 @@ def synaptic_operations(program: Program, trace: Trace) -> dict[str, float]:
 def accuracy(trace: Trace, labels: NDArray[np.integer]) -> float:
     """Part of the samples whose decision is the label (0 to 1)."""
     return float(np.mean(trace.decisions == labels))
-
-
-@dataclass(frozen=True)
-class Divergence:
-    """The first value in which two simulations differ: by sample, then step of the layer's window, then layer.
-
-    potential: whether it is a readout's membrane potential at the last step, and not a spike.
-    """
-
-    sample: int
-    layer: str
-    neuron: int
-    step: int
-    potential: bool = False
-
-    def __str__(self) -> str:
-        what = "potential at " if self.potential else ""
-        return f"{self.layer} neuron {self.neuron} {what}step {self.step} (sample {self.sample})"
-
-
-def first_divergence(one: Trace, other: Trace, *, potentials: bool = False) -> Divergence | None:
-    """Where two traces first differ, or None where every recorded spike is equal.
-
-    potentials: compare those of readouts too; only simulations in the same units can agree in them.
-
-    Raises:
-        SnncError: the two did not record the same populations.
-    """
-    recorded = [set(one.spikes) ^ set(other.spikes)]
-    if potentials:
-        recorded.append(set(one.potentials) ^ set(other.potentials))
-    if any(recorded):
-        raise SnncError("the simulations recorded different populations", got=", ".join(sorted(set.union(*recorded))))
-    found: list[tuple[int, int, int, int, bool, str]] = []
-    for depth, name in enumerate(one.spikes):
-        different = one.spikes[name] != other.spikes[name]
-        if different.any():
-            sample, step, neuron = (int(k) for k in np.unravel_index(int(np.argmax(different)), different.shape))
-            found.append((sample, step, depth, neuron, False, name))
-        if potentials and name in one.potentials:
-            apart = one.potentials[name] != other.potentials[name]
-            if apart.any():
-                sample, neuron = (int(k) for k in np.unravel_index(int(np.argmax(apart)), apart.shape))
-                found.append((sample, different.shape[1] - 1, depth, neuron, True, name))
-    if not found:
-        return None
-    sample, step, _, neuron, potential, layer = min(found)
-    return Divergence(sample, layer, neuron, step, potential)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import golden
@@ -12,6 +13,7 @@ from side_by_side import part_of, side_by_side
 
 from toolchain.backends import lava as lava_backend
 from toolchain.backends import physical, reference
+from toolchain.backends.lava import _spec
 from toolchain.environment import Interpreter
 from toolchain.ir import LIF, Connection, FloatSynapses, Graph, Program
 
@@ -85,18 +87,26 @@ def test_floating_point(kind: str) -> None:
         assert np.allclose(64 * trace.potentials[name], expected, rtol=1e-3)
 
 
+WAYS = {"stock": None, "batched": _spec.Batch(2), "batched, our neurons": _spec.Batch(2, stock_neurons=False)}
+
+
 @cache
-def lava_run() -> lava_backend.Recorded:
+def lava_run(way: str) -> lava_backend.Recorded:
     """All of them in one run."""
     found = [golden.read(kind) for kind in golden.KINDS]
-    return lava_backend.execute(side_by_side([g.program for g in found], [g.samples for g in found]))
+    spec = side_by_side([g.program for g in found], [g.samples for g in found])
+    batch = WAYS[way]
+    if batch is not None:
+        spec = replace(spec, batch=replace(batch, traced=spec.record))
+    return lava_backend.execute(spec)
 
 
 @pytest.mark.lava
 @pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", golden.KINDS)
-def test_lava(lava: Interpreter, kind: str) -> None:
+def test_lava(lava: Interpreter, kind: str, way: str) -> None:
     wanted = golden.read(kind)
-    got = part_of(lava_run(), golden.KINDS.index(kind), reference.run(wanted.program, wanted.samples))
+    got = part_of(lava_run(way), golden.KINDS.index(kind), reference.run(wanted.program, wanted.samples))
     assert all(np.array_equal(got.spikes[name], expected) for name, expected in wanted.spikes.items())
     assert all(np.array_equal(got.potentials[name], expected) for name, expected in wanted.potentials.items())

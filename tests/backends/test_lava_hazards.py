@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from faulty_worker import Reaped
 from lava_networks import chain
 
 from toolchain.backends import child, reference
@@ -23,66 +24,6 @@ pytestmark = pytest.mark.lava
 
 SAMPLES = np.full((4, 4), 200)
 ROOT = Path(__file__).resolve().parents[2]
-FAULTY_WORKER = """
-import os, sys, time
-sys.path.insert(0, {folder!r})
-import worker
-
-stock = worker.PyWindowSource.run_spk
-
-def at_step_5(self):
-    if self.time_step == 5:
-        {fault}
-    stock(self)
-
-def built(self, proc_params):
-    {build_fault}
-    worker.PyLoihiProcessModel.__init__(self, proc_params)
-
-worker.PyWindowSource.run_spk = at_step_5
-worker.PyWindowSource.__init__ = built
-{more}
-worker.main(sys.argv[1:])
-"""
-
-
-class Reaped:
-    """What the parent had to clean up: the group's leader, its shared memory, how many processes it had."""
-
-    leader = 0
-    segments: frozenset[str] = frozenset()
-    size = 0
-
-    def assert_nothing_left(self) -> None:
-        assert self.leader, "the child was never started"
-        assert child.group(self.leader) == []
-        assert not [name for name in self.segments if os.path.exists(name)]
-
-
-@pytest.fixture
-def reaped(monkeypatch: pytest.MonkeyPatch) -> Reaped:
-    seen = Reaped()
-    stock = child.reap
-
-    def reap(process: subprocess.Popen[bytes], segments: set[str]) -> None:
-        members = child.group(process.pid)
-        seen.leader, seen.size = process.pid, len(members)
-        seen.segments = frozenset(segments.union(*(child.shared_memory(pid) for pid in members)))
-        stock(process, segments)
-
-    monkeypatch.setattr(child, "reap", reap)
-    return seen
-
-
-@pytest.fixture
-def fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    def put(fault: str = "pass", *, build_fault: str = "pass", more: str = "") -> None:
-        script = tmp_path / "faulty_worker.py"
-        folder = str(backend.WORKER.parent)
-        script.write_text(FAULTY_WORKER.format(folder=folder, fault=fault, build_fault=build_fault, more=more))
-        monkeypatch.setattr(backend, "WORKER", script)
-
-    return put
 
 
 @pytest.mark.parametrize(
@@ -91,6 +32,7 @@ def fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None
         ("fault", "raise ZeroDivisionError('at step five')", "a process model raised ZeroDivisionError: at step five"),
         ("fault", "os._exit(5)", "a process of the Lava run died, exit code 5"),
         ("fault", "os.kill(os.getpid(), 9)", "a process of the Lava run died, exit code -9"),
+        ("fault", "os.kill(os.getpid(), 7)", "exit code -7 (SIGBUS: there may be too little shared memory, /dev/shm)"),
         ("build_fault", "raise KeyError('no such parameter')", "no such parameter"),
         ("build_fault", "os._exit(6)", "a process of the Lava run died, exit code 6"),
     ],
@@ -228,6 +170,7 @@ import numpy as np
 sys.path[:0] = [{root!r}, {tests!r}]
 from pathlib import Path
 from lava_networks import chain
+from faulty_worker import Reaped
 from toolchain.backends import child, lava
 lava.WORKER = Path({worker!r})
 start = subprocess.Popen.__init__

@@ -31,11 +31,15 @@ def random_connectivity(random: np.random.Generator, n_sources: int, n_targets: 
 
 @dataclass
 class Builder:
-    """A network that grows layer by layer, with normal weights and Grad R's neuron (tau 2)."""
+    """A network that grows layer by layer, with normal weights and Grad R's neuron (tau 2).
+
+    spread: standard deviation of a neuron's weights, times the square root of their number.
+    """
 
     name: str
     shape: tuple[int, ...]
     seed: int = 0
+    spread: float = 2.0
 
     def __post_init__(self) -> None:
         self.random = np.random.default_rng(self.seed)
@@ -46,7 +50,7 @@ class Builder:
 
     def _add(self, name: str, pattern: Pattern, bias: bool) -> None:
         fan_in = max(1.0, pattern.n_synapses / pattern.n_targets)
-        weights = self.random.normal(0.0, 2.0 / np.sqrt(fan_in), pattern.n_weights).astype(np.float32)
+        weights = self.random.normal(0.0, self.spread / np.sqrt(fan_in), pattern.n_weights).astype(np.float32)
         values = np.zeros(pattern.n_targets, np.float32)
         if bias:  # one a channel, as a convolution with a folded batch norm has it
             per_channel = self.random.normal(0.0, 0.05, pattern.target_shape[0]).astype(np.float32)
@@ -156,9 +160,9 @@ def mobilenet(size: int = 224, classes: int = 1000) -> Graph:
     return build.graph()
 
 
-def cifar10(density: float = 0.0073, repeat: Sequence[int] = (3, 3)) -> Graph:
+def cifar10(density: float = 0.0073, repeat: Sequence[int] = (3, 3), spread: float = 2.0) -> Graph:
     """The paper's CIFAR-10 network: (256C3-LIF) x 3, max pooling, x 3, max pooling, dense 2048, dense 100 (votes)."""
-    build = Builder("cifar10-6conv", (3, 32, 32))
+    build = Builder("cifar10-6conv", (3, 32, 32), spread=spread)
     for block, count in enumerate(repeat, start=1):
         for k in range(count):
             first = block == 1 and k == 0

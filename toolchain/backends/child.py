@@ -24,6 +24,8 @@ STALL_S = 30.0
 """How long a group of processes may do nothing before it counts as stalled."""
 LOOK_S = 0.5
 """How often that is looked at."""
+SPARINGLY = 30
+"""Times as long as looking for shared memory took is waited before it is done again: some groups have many members."""
 IDLE = 0.5
 """Part of one core's time, and of the looks, up to which a group does nothing: work takes a whole core, or waits for
 one at every look, while the waiting processes of a small network in Lava were seen to take 3 % of one."""
@@ -76,7 +78,7 @@ def supervise(
             raise ToolError(f"could not start {what}", where=os.fspath(command[0]), got=error.strerror) from error
     end = time.monotonic() + deadline_s
     segments: set[str] = set()
-    looked = 0.0
+    look = 0.0
     watch = None if advance is None else _StallWatch(child.pid, advance, stall_s)
     try:
         while child.poll() is None:
@@ -91,10 +93,10 @@ def supervise(
             if watch is not None and watch.stalled(now):
                 seen = stacks(child.pid, folder)
                 raise Stalled(f"{what} did nothing for {stall_s:g} s and was ended", got=seen or tail(folder) or None)
-            if now - looked > 1:
+            if now > look:
                 # Known beforehand, so that it can be unlinked even when all that used it were killed at once.
-                segments |= shared_memory(child.pid)
-                looked = now
+                segments |= {name for pid in group(child.pid) for name in shared_memory(pid)}
+                look = now + max(1.0, SPARINGLY * (time.monotonic() - now))
             time.sleep(POLL_S)
         on_poll()
         return child.returncode

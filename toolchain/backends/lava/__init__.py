@@ -1,7 +1,7 @@
 """The Lava back end: fixed-point processes of lava-nc 0.10, in a child process with an interpreter of its own.
 
-This is the parent's side. The child is `worker.py`; it shares no class with the toolchain, only the spec folder that
-`_spec.py` describes.
+This is the parent's side. The child is `worker.py` (with `batched.py` for many samples at once); it shares no class
+with the toolchain, only the spec folder that `_spec.py` describes.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolchain.backends import child
-from toolchain.backends.lava import _spec
-from toolchain.backends.trace import Trace
+from toolchain.backends.lava import _plan, _spec
+from toolchain.backends.trace import Trace, first_divergence
 from toolchain.environment import find_lava
 from toolchain.errors import Diagnostic, SnncError, ToolError
 from toolchain.ir import Compartments, Program
@@ -36,6 +36,8 @@ WORKER_FILES = ("worker.py", "_spec.py", "_compat.py")
 # For the default deadline: several times what a loaded machine of two cores was seen to need.
 START_S = 0.15
 STEP_S = 0.004
+DEADLINE = 5
+"""Times the estimated time of the stock processes, for large networks."""
 STALL_S = child.STALL_S
 
 
@@ -45,19 +47,24 @@ def run(
     *,
     record: Collection[str] | None = None,
     slices: Mapping[str, Sequence[int]] | None = None,
+    processes: str = "auto",
     deadline_s: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Trace:
     """Simulate every sample in Lava, as one long run in which each population's state is cleared between samples.
 
+    Large sets run side by side in processes with a batch dimension; the first samples then run through the stock
+    processes as well, and must agree in every spike.
+
     samples: integers 0 to 255, shape (n_samples, sample_size).
     record: populations whose spikes are kept (all when None); spike counts are kept for all.
     slices: population or input name -> inner cut points; each slice becomes a Lava process of its own.
+    processes: "stock", "batched", or "auto", which chooses by the time that stock ones would take.
     deadline_s: seconds after which the run is ended (None: a generous estimate from the network's size).
     progress: called with (samples done, samples in all).
 
     Raises:
-        SnncError: a value that Lava cannot represent, naming the place.
+        SnncError: a value that Lava cannot represent, naming the place; or stock and batched processes that disagree.
         ToolError: no interpreter with Lava, or the run failed, died or passed its deadline.
     """
     began = time.perf_counter()
@@ -66,6 +73,7 @@ def run(
     if not len(samples):
         raise SnncError("there are no samples to run", where=program.name, got=0, allowed="one or more")
     spec = to_spec(program, samples, slices=slices or {})
+    spec = replace(spec, batch=_plan.batch(spec, processes, wanted))
     found = execute(spec, record=wanted, deadline_s=deadline_s, progress=progress)
     spikes, counts = found.spikes, found.counts
     if program.input.name not in counts:
@@ -89,7 +97,7 @@ class Recorded:
     """What the populations of a spec did: as in a Trace. report: times and sizes, from the worker."""
 
     spikes: dict[str, NDArray[np.uint8]]
-    counts: dict[str, NDArray[np.int32]]
+    counts: dict[str, NDArray[np.integer]]
     potentials: dict[str, NDArray[np.int64]]
     report: dict[str, Any]
     notes: tuple[Diagnostic, ...] = ()
@@ -108,10 +116,7 @@ def execute(
     and made once more; a note (LAV001) says so.
     """
     interpreter = find_lava()
-    processes = sum(len(spec.bounds(p.name)) * 3 for p in spec.populations) + sum(
-        len(spec.bounds(c.source)) * len(spec.bounds(c.target)) for c in spec.connections
-    )
-    estimate = 60 + processes * (START_S + STEP_S * spec.total_steps)
+    estimate = _deadline_s(spec)
     left = given = estimate if deadline_s is None else deadline_s
     notes: tuple[Diagnostic, ...] = ()
     began = time.monotonic()
@@ -139,7 +144,40 @@ def execute(
                 left = estimate if deadline_s is None else max(given - (time.monotonic() - began), 0.0)
                 continue
             _raise_failure(folder, status)
-            return replace(_read(folder, spec, spec.record if record is None else record), notes=notes)
+            found = _read(folder, spec, spec.record if record is None else record)
+            return replace(found, notes=notes + _compare(folder, spec))
+
+
+def _deadline_s(spec: _spec.Spec) -> float:
+    processes = sum(len(spec.bounds(p.name)) * 3 for p in spec.populations) + sum(
+        len(spec.bounds(c.source)) * len(spec.bounds(c.target)) for c in spec.connections
+    )
+    if spec.batch is None:
+        steps, parts = spec.total_steps, 1
+    else:
+        steps, parts = -(-spec.total_steps // spec.batch.size), spec.batch.shards + 1
+    return 60 + processes * (START_S * parts + STEP_S * steps) + DEADLINE * _plan.seconds(spec)
+
+
+def _compare(folder: Path, spec: _spec.Spec) -> tuple[Diagnostic, ...]:
+    """Hold the samples that ran both ways against each other; what was run, in words."""
+    if spec.batch is None:
+        return ()
+    n, neurons = spec.batch.compared, "LIFReset" if spec.batch.stock_neurons else "neurons of our own"
+    few = replace(spec, batch=None, inputs={name: values[:n] for name, values in spec.inputs.items()})
+    if n:
+        stock = _read(folder / "compared", few, spec.record)
+        apart = first_divergence(_read(folder, few, spec.record), stock, potentials=True)
+        if apart is not None:
+            raise SnncError(
+                "Lava's stock processes and the batched ones differ",
+                where=str(apart),
+                allowed="every spike equal",
+                remedy="this is a fault of the toolchain: please report it; --lava-processes stock does without them",
+            )
+    ran = f"{spec.samples} samples, {spec.batch.size} side by side in {len(spec.batch.rows(spec.samples))} runs"
+    also = f"{n} also by stock processes, every spike equal"
+    return (Diagnostic("LAV002", "Lava", "batched processes", spec.samples, f"{ran}, {neurons}; {also}"),)
 
 
 def export(program: Program, directory: str | Path) -> None:
@@ -290,11 +328,11 @@ class _Progress:
     def __call__(self) -> None:
         if self.report is None or not self.path.exists():
             return
-        lines = self.path.read_text().split("\n")[:-1]
-        done = int(lines[-1].split()[0]) if lines else -1
+        parts = dict(line.split() for line in self.path.read_text().split("\n")[:-1])
+        done = sum(map(int, parts.values()))
         if done > self.seen:
             self.seen = done
-            self.report(self.spec.samples * done // self.spec.total_steps, self.spec.samples)
+            self.report(done, self.spec.samples)
 
 
 def _raise_failure(folder: Path, status: int) -> None:
@@ -321,18 +359,26 @@ def _raise_failure(folder: Path, status: int) -> None:
 
 
 def _read(folder: Path, spec: _spec.Spec, wanted: Collection[str]) -> Recorded:
-    found = Recorded({}, {}, {}, json.loads((folder / "result.json").read_text()))
+    """What a run left of the spec's samples; files may hold those of more.
+
+    Counts of a large set stay where they are: their file lives on without its name as long as they are in use.
+    """
+    report = folder / "result.json"
+    found = Recorded({}, {}, {}, json.loads(report.read_text()) if report.exists() else {})
+
+    def load(name: str) -> NDArray:
+        return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="c", allow_pickle=False)[: spec.samples])
+
     for i, name in enumerate(spec.record):
         shape = (spec.samples, spec.steps, spec.sizes[name])
         if (folder / f"potentials_{i}.npy").exists():
             # A readout: it never spikes.
-            found.potentials[name] = np.load(folder / f"potentials_{i}.npy", allow_pickle=False).astype(np.int64)
+            found.potentials[name] = load(f"potentials_{i}").astype(np.int64)
             found.counts[name] = np.zeros((shape[0], shape[2]), np.int32)
             if name in wanted:
                 found.spikes[name] = np.zeros(shape, np.uint8)
             continue
-        found.counts[name] = np.load(folder / f"counts_{i}.npy", allow_pickle=False)
+        found.counts[name] = load(f"counts_{i}")
         if name in wanted:
-            bits = np.load(folder / f"trace_{i}.npy", allow_pickle=False)
-            found.spikes[name] = np.unpackbits(bits, axis=2, count=shape[2])
+            found.spikes[name] = np.unpackbits(load(f"trace_{i}"), axis=2, count=shape[2])
     return found

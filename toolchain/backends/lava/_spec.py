@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-VERSION = 2
+VERSION = 3
 
 # Register ranges of a Loihi compartment and of Lava's fixed-point models, which check none of them.
 DECAY_U = (1, 4096)  # effective decay; the register holds one less
@@ -166,12 +166,36 @@ class Source:
     target: str | None = None
 
 
+@dataclass(frozen=True)
+class Batch:
+    """How samples run side by side: `size` of them in every process, window after window, in `shards` runs at once.
+
+    stock_neurons: Lava's own neurons wherever they compute the population.
+    traced: populations whose spikes are kept of all samples.
+    compared: so many of the first samples also run one by one through the processes of a run without a batch, and the
+    spikes of all populations are kept of these.
+    """
+
+    size: int
+    shards: int = 1
+    stock_neurons: bool = True
+    traced: tuple[str, ...] = ()
+    compared: int = 0
+
+    def rows(self, samples: int) -> list[tuple[int, int]]:
+        """(start, stop) of the samples of every shard; whole windows, but for the last."""
+        windows = -(-samples // self.size)
+        edges = [min(k * windows // self.shards * self.size, samples) for k in range(self.shards + 1)]
+        return [(a, b) for a, b in itertools.pairwise(edges) if a < b]
+
+
 @dataclass(frozen=True, eq=False)
 class Spec:
     """One network and its run. `slices` maps a population or graded source to its inner cut points.
 
     unroll_to: kernels of at most so many synapses become Lava's own sparse connections.
     all_stock: Lava's own sources, sinks and delays wherever it has them; slower, for tests.
+    batch: samples side by side (`batched.py`); none, and they follow each other.
     """
 
     steps: int
@@ -183,6 +207,7 @@ class Spec:
     inputs: dict[str, np.ndarray] = field(default_factory=dict)
     unroll_to: int = 2**20
     all_stock: bool = False
+    batch: Batch | None = None
 
     @property
     def samples(self) -> int:
@@ -274,6 +299,19 @@ def check(spec: Spec) -> None:
         edges = (0, *cuts, spec.sizes.get(name, 0))
         if name not in spec.sizes or any(a >= b for a, b in itertools.pairwise(edges)):
             raise SpecError("cuts must ascend inside it", where=name, got=cuts, allowed="1 .. size - 1, ascending")
+    if spec.batch is not None:
+        _check_batch(spec.batch, spec)
+
+
+def _check_batch(batch: Batch, spec: Spec) -> None:
+    _integer(batch.size, "network", "samples side by side", (1, 2**20))
+    _integer(batch.shards, "network", "shards", (1, 2**10))
+    _integer(batch.compared, "network", "compared samples", (0, spec.samples))
+    if spec.slices or spec.all_stock:
+        raise SpecError("samples side by side need whole populations", where="network", got="slices", allowed="none")
+    for name in batch.traced:
+        if name not in spec.record:
+            raise SpecError("spikes are kept of recorded populations", where=name, got=name, allowed=spec.record)
 
 
 def _check_population(population: Population) -> None:
@@ -377,30 +415,35 @@ def _check_kernel(kernel: Kernel, where: str, n_sources: int, n_targets: int) ->
 
 
 def _check_input_bound(spec: Spec) -> None:
-    graded = {source.name for source in spec.sources if source.kind == "graded"}
     for population in spec.populations:
-        bound = np.zeros(population.size)
-        where = []
-        for connection in spec.connections:
-            if connection.target == population.name:
-                payload = PAYLOAD[1] if connection.source in graded else 1
-                weights = np.abs(connection.mantissas.astype(np.float64)) * (payload << connection.exponent)
-                kernel = connection.kernel
-                rows = population.size if kernel is None else kernel.target[0]
-                sums = np.bincount(connection.targets, weights=weights, minlength=rows)
-                bound += sums if kernel is None else np.repeat(sums, kernel.places)
-                where.append(connection.name)
-        for source in spec.sources:
-            if source.target == population.name and source.name in spec.inputs:
-                bound += np.abs(spec.inputs[source.name].astype(np.int64)).max(axis=0, initial=0)
-                where.append(source.name)
-        if bound.max(initial=0) >= INPUT_LIMIT:
+        bound, where = largest_input(spec, population)
+        if bound >= INPUT_LIMIT:
             raise SpecError(
                 f"the input sum of {population.name} can leave 32 bits",
                 where=", ".join(where),
-                got=f"{bound.max():.0f}",
+                got=bound,
                 allowed=f"|a| < {INPUT_LIMIT}",
             )
+
+
+def largest_input(spec: Spec, population: Population) -> tuple[int, list[str]]:
+    """Bound of a population's input sum over all patterns of spikes, and all that it comes from."""
+    graded = {source.name for source in spec.sources if source.kind == "graded"}
+    bound, where = np.zeros(population.size), []
+    for connection in spec.connections:
+        if connection.target == population.name:
+            payload = PAYLOAD[1] if connection.source in graded else 1
+            weights = np.abs(connection.mantissas.astype(np.float64)) * (payload << connection.exponent)
+            kernel = connection.kernel
+            rows = population.size if kernel is None else kernel.target[0]
+            sums = np.bincount(connection.targets, weights=weights, minlength=rows)
+            bound += sums if kernel is None else np.repeat(sums, kernel.places)
+            where.append(connection.name)
+    for source in spec.sources:
+        if source.target == population.name and source.name in spec.inputs:
+            bound += np.abs(spec.inputs[source.name].astype(np.int64)).max(axis=0, initial=0)
+            where.append(source.name)
+    return int(bound.max(initial=0)), where
 
 
 def write(spec: Spec, directory: str | Path) -> None:
@@ -440,6 +483,7 @@ def write(spec: Spec, directory: str | Path) -> None:
         "slices": {name: list(cuts) for name, cuts in spec.slices.items()},
         "unroll_to": spec.unroll_to,
         "all_stock": spec.all_stock,
+        "batch": spec.batch and dataclasses.asdict(spec.batch),
     }
     (folder / "spec.json").write_text(json.dumps(header, indent=1))
 
@@ -464,6 +508,10 @@ def _kernel(fields: dict[str, list] | None) -> Kernel | None:
         return None
     padding = tuple(tuple(side) for side in fields.pop("padding"))
     return Kernel(**{name: tuple(value) for name, value in fields.items()}, padding=padding)  # type: ignore[arg-type]
+
+
+def _batch(fields: dict | None) -> Batch | None:
+    return None if fields is None else Batch(**{**fields, "traced": tuple(fields["traced"])})
 
 
 def read(directory: str | Path) -> Spec:
@@ -514,6 +562,7 @@ def read(directory: str | Path) -> Spec:
         inputs=inputs,
         unroll_to=header["unroll_to"],
         all_stock=header["all_stock"],
+        batch=_batch(header["batch"]),
     )
     check(spec)
     return spec

@@ -3,7 +3,8 @@
 Runs in an interpreter that has Lava and needs only numpy and scipy besides. Two uses:
 - `python worker.py FOLDER`, started by the parent (`toolchain.backends.lava.run`): runs the network of FOLDER on its
   inputs and writes `trace_<i>.npy`, `counts_<i>.npy` and, last, `result.json` there. On failure it writes
-  `failure.json`. It ends its whole process group either way, because Lava's own stop() hangs after an error.
+  `failure.json`. Samples follow each other, or lie side by side (`batched.py`), as the spec says. It ends its whole
+  process group either way, because Lava's own stop() hangs after an error.
 - `import worker; network = worker.build(FOLDER)`: hands out the processes with their ports, to be connected
   inside a Lava program of the user's own.
 
@@ -53,6 +54,7 @@ from lava.proc.sparse.models import AbstractPySparseModelBitAcc
 from lava.proc.sparse.process import DelaySparse, Sparse
 from lava.utils.weightutils import SignMode
 
+STARTED = time.monotonic()
 # Above this share of connected pairs a dense matrix is the faster process; both compute the same sums.
 DENSE_FROM = 0.5
 SIGN_MODES = {"mixed": SignMode.MIXED, "excitatory": SignMode.EXCITATORY, "inhibitory": SignMode.INHIBITORY}
@@ -517,6 +519,9 @@ def _matrix(connection: _spec.Connection, spec: _spec.Spec) -> scipy.sparse.csr_
 # --- a run ------------------------------------------------------------------------------------------------------------
 
 
+SIGBUS = " (SIGBUS: there may be too little shared memory, /dev/shm)"
+
+
 class LavaFailure(RuntimeError):
     """A process model raised or died, or Lava could not start."""
 
@@ -586,10 +591,17 @@ def attach_sinks(network: Network, spec: _spec.Spec, folder: Path) -> Callable[[
     return lambda name: [np.load(path, mmap_mode="r") for path in paths[name]]
 
 
-def link_strays(network: Network) -> int:
-    """Join processes that no connection joins to the first one, by synapses of weight zero, and return how many.
+def stock_link(hub: Any, process: Any, name: str) -> Any:
+    """A connection of weight zero."""
+    nothing = scipy.sparse.csr_matrix((process.a_in.shape[0], hub.s_out.shape[0]), dtype=np.int32)
+    return Sparse(weights=nothing, sign_mode=SignMode.MIXED, num_message_bits=8, name=name)
+
+
+def link_strays(network: Network, link: Callable[[Any, Any, str], Any] = stock_link) -> int:
+    """Join processes that no connection joins to the first one, by connections of no effect, and return how many.
 
     Lava runs what it reaches from one process; side by side networks would be left out without a word.
+    link: makes such a connection between two processes, with that name.
     """
     parent = {process: process for process in network.processes}
 
@@ -606,12 +618,11 @@ def link_strays(network: Network) -> int:
     links = 0
     for process in others:
         if root(process) is not root(hub):
-            nothing = scipy.sparse.csr_matrix((process.a_in.shape[0], hub.s_out.shape[0]), dtype=np.int32)
-            link = Sparse(weights=nothing, sign_mode=SignMode.MIXED, num_message_bits=8, name=f"link{links}")
-            hub.s_out.connect(link.s_in)
-            link.a_out.connect(process.a_in)
-            network.processes.append(link)
-            parent[link] = parent[root(process)] = root(hub)
+            between = link(hub, process, f"link{links}")
+            hub.s_out.connect(between.s_in)
+            between.a_out.connect(process.a_in)
+            network.processes.append(between)
+            parent[between] = parent[root(process)] = root(hub)
             links += 1
     return links
 
@@ -651,7 +662,8 @@ class Run:
                 raise LavaFailure(f"a process model raised {type(error).__name__}: {error}\n{trace}")
         for actor in actors:
             if not actor.is_alive():
-                raise LavaFailure(f"a process of the Lava run died, exit code {actor.exitcode}")
+                why = SIGBUS if actor.exitcode == -signal.SIGBUS else ""
+                raise LavaFailure(f"a process of the Lava run died, exit code {actor.exitcode}{why}")
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[None]:
@@ -668,9 +680,19 @@ class Run:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
 
-    def start(self) -> None:
+    def cpu_s(self) -> float:
+        """Processor time of the run's processes, this one among them; where there is no /proc, of this one alone."""
+        found = time.process_time()
+        for actor in self.lead.runtime._messaging_infrastructure.actors:
+            with contextlib.suppress(OSError):
+                fields = Path("/proc", str(actor.pid), "stat").read_text().rpartition(")")[2].split()
+                found += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return found
+
+    def start(self, channel_size: int) -> None:
         remember_process_models()
-        self.lead.create_runtime(run_cfg=Loihi2SimCfg(select_tag="fixed_pt"))
+        compile_config = {"pypy_channel_size": channel_size}
+        self.lead.create_runtime(run_cfg=Loihi2SimCfg(select_tag="fixed_pt"), compile_config=compile_config)
 
     def advance(self, steps: int) -> None:
         """Run that many steps, then return; Lava's blocking run would never return after an error."""
@@ -731,48 +753,99 @@ def collect(spec: _spec.Spec, recorded: Callable[[str], list[np.ndarray]], folde
         np.save(folder / f"counts_{i}.npy", counts)
 
 
-def execute(folder: Path) -> dict[str, Any]:
-    """Run the network of a spec folder on its inputs and leave the trace there; returns times and sizes."""
+Report = Callable[[int, int], None]
+"""Called with (steps done, steps in all)."""
+
+
+def progress(folder: Path, part: str, samples: int) -> Report:
+    """Appends lines "part, samples of it done" to the file that the parent reads. (Short ones: no two mix.)"""
+
+    def report(done: int, total: int) -> None:
+        with open(folder / "progress", "a") as stream:
+            stream.write(f"{part} {samples * done // total}\n")
+
+    return report
+
+
+def run_to_end(network: Network, total: int, window: int, report: Report, channel_size: int = 64) -> dict[str, Any]:
+    """Start the network's runtime and run it for `total` steps; returns times and sizes. window: fewest steps at once.
+
+    channel_size: messages that a channel holds (Lava's default is 64).
+    """
     started = time.monotonic()
-    spec = _spec.read(folder)
-    if not spec.inputs:
-        raise LavaFailure("the spec folder holds no inputs, so there is nothing to run")
+    allow_open_files(open_files_needed(network))
+    run = Run(network.neurons[0])
+    with run.watch():
+        run.start(channel_size)
+        running = time.monotonic()
+        # Small enough for a live bar, large enough that its cost does not show.
+        chunk = max(window, total // 50)
+        for done in range(0, total, chunk):
+            report(done, total)
+            run.advance(min(chunk, total - done))
+        report(total, total)
+    times = {
+        "cpu_s": run.cpu_s(),
+        "ready_s": started - STARTED,
+        "start_s": running - started,
+        "run_s": time.monotonic() - running,
+    }
+    return {"processes": len(network.processes), "total_steps": total, **times}
+
+
+def execute(spec: _spec.Spec, folder: Path, report: Report) -> dict[str, Any]:
+    """Run a network on its inputs, one sample after the other, and leave the trace in `folder`."""
     network = build(spec)
     attach_inputs(network, spec)
     recorded = attach_sinks(network, spec, folder)
     links = link_strays(network)
-    allow_open_files(open_files_needed(network))
-    run = Run(network.neurons[0])
-    report = _progress(folder)
-    with run.watch():
-        run.start()
-        running = time.monotonic()
-        # Small enough for a live bar, large enough that its cost does not show.
-        chunk = max(spec.steps, spec.total_steps // 50)
-        for done in range(0, spec.total_steps, chunk):
-            report(done, spec.total_steps)
-            run.advance(min(chunk, spec.total_steps - done))
-        ran = time.monotonic()
-        report(spec.total_steps, spec.total_steps)
-        collect(spec, recorded, folder)
-    return {
-        "processes": len(network.processes),
-        "links": links,
-        "total_steps": spec.total_steps,
-        "start_s": running - started,
-        "run_s": ran - running,
-        "collect_s": time.monotonic() - ran,
-        "python": ".".join(map(str, sys.version_info[:3])),
-        "numpy": np.__version__,
-    }
+    times = run_to_end(network, spec.total_steps, spec.steps, report)
+    ran = time.monotonic()
+    collect(spec, recorded, folder)
+    return {**times, "links": links, "collect_s": time.monotonic() - ran}
 
 
-def _progress(folder: Path) -> Callable[[int, int], None]:
-    def report(done: int, total: int) -> None:
-        with open(folder / "progress", "a") as stream:
-            stream.write(f"{done} {total}\n")
+def execute_folder(folder: Path) -> dict[str, Any]:
+    """Run the network of a spec folder, in the way that the spec asks for, and leave the trace there."""
+    spec = _spec.read(folder)
+    if not spec.inputs:
+        raise LavaFailure("the spec folder holds no inputs, so there is nothing to run")
+    if spec.batch is None:
+        found = execute(spec, folder, progress(folder, "all", spec.samples))
+    else:
+        import batched
 
-    return report
+        found = batched.execute(spec, folder)
+    return {**found, "python": ".".join(map(str, sys.version_info[:3])), "numpy": np.__version__}
+
+
+def conclude(folder: Path, name: str, job: Callable[[], dict[str, Any]]) -> None:
+    """Do a job and write what it returns to a file of that name, or to failure.json why it failed; then end the group.
+
+    Returns after a success only.
+    """
+    try:
+        _write_whole(folder / name, job())
+        return
+    except _spec.SpecError as error:
+        fields = {"kind": "spec", "message": error.message, "where": error.where}
+        _write_whole(folder / "failure.json", {**fields, "got": str(error.got), "allowed": str(error.allowed)})
+    except BaseException as error:
+        _write_whole(
+            folder / "failure.json",
+            {"kind": "run", "message": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()},
+        )
+    end_group()
+
+
+def end_group() -> None:
+    """End this process group.
+
+    Lava's stop() takes its time and hangs after any error, and exit handlers would wait for its children. The
+    resource tracker of the standard library ignores this signal and unlinks the shared memory.
+    """
+    os.killpg(0, signal.SIGTERM)
+    time.sleep(60)
 
 
 def _write_whole(path: Path, content: dict[str, Any]) -> None:
@@ -788,32 +861,32 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
+def keep_memory() -> None:
+    """Ask the C library not to give large arrays back at every free: each step would fault all their pages in again."""
+    with contextlib.suppress(OSError, AttributeError):
+        trim_threshold, mmap_threshold = -1, -3
+        for parameter in (trim_threshold, mmap_threshold):
+            ctypes.CDLL(None).mallopt(parameter, 2**30)
+
+
 def main(arguments: list[str]) -> None:
     """Run one spec folder and end this process group, whatever happened; the parent reads the files."""
     folder = Path(arguments[0])
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)
     die_with_parent()
+    keep_memory()
     # Lava's processes are forked, so they have it too: the parent asks for it when nothing moves any more.
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     if len(arguments) > 1 and os.getppid() != int(arguments[1]):
         return  # the parent was gone before the line above could take effect
     os.register_at_fork(after_in_child=die_with_parent)
-    try:
-        _write_whole(folder / "result.json", execute(folder))
-    except _spec.SpecError as error:
-        fields = {"kind": "spec", "message": error.message, "where": error.where}
-        _write_whole(folder / "failure.json", {**fields, "got": str(error.got), "allowed": str(error.allowed)})
-    except BaseException as error:
-        _write_whole(
-            folder / "failure.json",
-            {"kind": "run", "message": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()},
-        )
-    # Lava's stop() takes its time and hangs after any error, and exit handlers would wait for its children. The
-    # resource tracker of the standard library ignores this signal and unlinks the shared memory.
-    os.killpg(0, signal.SIGTERM)
-    time.sleep(60)
+    conclude(folder, "result.json", lambda: execute_folder(folder))
+    end_group()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    # Under its own name, by which `batched.py` imports it too: a class must not be there twice.
+    import worker
+
+    worker.main(sys.argv[1:])
