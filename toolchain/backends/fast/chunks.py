@@ -1,0 +1,262 @@
+"""Runs a plan, a chunk of samples at a time: whole populations over all steps, and loops step by step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolchain.backends.fast import kernels
+from toolchain.backends.fast.delivery import Delivery, spread
+from toolchain.backends.fast.plan import Plan, Population, registers
+from toolchain.backends.trace import Trace
+from toolchain.ir import Program
+from toolchain.ir.arithmetic import STATE_SHIFT
+from toolchain.ir.neurons import State
+from toolchain.parallel import cores, in_order
+
+CHUNK_LANES = 512
+"""Steps x samples of a chunk, about: they fill the vector units, and what a layer sends stays in the cache."""
+LEAST_LANES = 64
+"""A chunk is not made smaller than this for the sake of a second thread."""
+CHUNK_BYTES = 1 << 30
+"""Memory that the chunks at work may take together."""
+
+
+def run(
+    program: Program,
+    samples: NDArray[np.integer],
+    record: Collection[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Trace:
+    """Simulate every sample; arguments as of the back end."""
+    began = time.perf_counter()
+    plan, n, entry = Plan.of(program), len(samples), program.input
+    sizes = {entry.name: entry.size, **{p.name: p.size for p in program.populations}}
+    trace = Trace(
+        spikes={
+            name: np.zeros((n, program.steps, size), np.uint8)
+            for name, size in sizes.items()
+            if record is None or name in record
+        },
+        counts={name: np.zeros((n, size), np.int32) for name, size in sizes.items()},
+        output=program.output.name,
+        seconds=0.0,
+        potentials={p.name: np.zeros((n, p.size), np.int64) for p in program.populations if not p.spiking},
+    )
+    at_once = _chunk_samples(plan, n)
+    starts = range(0, n, at_once)
+    parts = cores() if len(starts) == 1 else 1
+    done, lock = 0, Lock()
+
+    def one(start: int) -> None:
+        nonlocal done
+        here = slice(start, min(start + at_once, n))
+        Chunk(plan, samples[here], here, trace, parts).run()
+        with lock:
+            done += here.stop - here.start
+            if progress is not None:
+                progress(done, n)
+
+    in_order(one, starts, program.n_synapses * program.steps * n)
+    return Trace(trace.spikes, trace.counts, trace.output, time.perf_counter() - began, trace.potentials)
+
+
+def _chunk_samples(plan: Plan, n: int) -> int:
+    """Samples of a chunk: enough lanes, chunks for every core, and not more memory than allowed."""
+    steps = plan.program.steps
+    fair = max(-(-n // cores()), -(-LEAST_LANES // steps))
+    fits = CHUNK_BYTES // (cores() * plan.bytes_per_lane * steps)
+    return max(1, min(max(1, CHUNK_LANES // steps), fair, fits))
+
+
+@dataclass(eq=False)
+class Chunk:
+    """Some samples on their way through the plan. sent, spikes: what each population sent and in how many lanes."""
+
+    plan: Plan
+    samples: NDArray[np.integer]
+    here: slice
+    trace: Trace
+    parts: int
+    sent: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    spikes: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def many(self) -> int:
+        return len(self.samples)
+
+    @property
+    def steps(self) -> int:
+        return self.plan.program.steps
+
+    def run(self) -> None:
+        self.enter()
+        for k, group in enumerate(self.plan.groups):
+            if len(group) > 1 or group[0].inner:
+                self.loop(group)
+            else:
+                self.straight(group[0])
+            for name in [name for name in self.sent if self.plan.last_use[name] <= k]:
+                del self.sent[name]
+
+    def rows(self, size: int, lanes: int) -> NDArray[np.uint8]:
+        """Room for what a population sends."""
+        sent = np.empty((size + 1, lanes), np.uint8)
+        sent[size] = 0
+        return sent
+
+    def enter(self) -> None:
+        """What the input sends: spikes of every step, or payloads that stay the same."""
+        entry, counts = self.plan.program.input, self.trace.counts[self.plan.program.input.name][self.here]
+        if entry.on_chip:
+            values = np.ascontiguousarray(entry.read(self.samples).T, np.int16)
+            sent = self.rows(entry.size, self.steps * self.many)
+            state = _zeros(entry.size, self.many, np.int32)
+            neurons = registers(entry.compartments)
+            self.spikes[entry.name] = self.advance(
+                values, 0, STATE_SHIFT, 0, self.steps, neurons, False, 0, state, sent, counts
+            )
+            self.keep(entry.name, sent)
+            return
+        sent = self.rows(entry.size, self.many)
+        sent[:-1] = entry.encode(self.samples, 1)[0].T
+        fired = sent[:-1] != 0
+        counts[:] = fired.T * np.int32(self.steps)
+        self.spikes[entry.name], self.sent[entry.name] = int(np.count_nonzero(fired)), sent
+        if entry.name in self.trace.spikes:
+            self.trace.spikes[entry.name][self.here] = fired.T[:, None, :]
+
+    def keep(self, name: str, sent: NDArray[np.uint8]) -> None:
+        """Remember what a population sent, for those that read it and for the trace."""
+        self.sent[name] = sent
+        if name in self.trace.spikes:
+            by_step = sent[:-1].reshape(-1, self.steps, self.many)
+            self.trace.spikes[name][self.here] = by_step.transpose(2, 1, 0)
+
+    def sums(self, p: Population) -> NDArray[np.signedinteger]:
+        """What reaches a population from outside of its loop, shape (size, lanes), or (size, samples) if constant."""
+        steps = 1 if p.constant else self.steps
+        sums = np.zeros((p.size, steps * self.many), p.sums.kind)
+        for d in p.steady:
+            if d.delay < steps:
+                by_step = sums.reshape(p.size, steps, self.many)
+                by_step[:, d.delay :] += self.steady(p, d)[:, None, :]
+        for d in p.outer:
+            if d.delay < steps:
+                self.deliver(d, sums, 0, steps - d.delay)
+        return sums
+
+    def steady(self, p: Population, d: Delivery) -> NDArray[np.signedinteger]:
+        """What a connection from outside brings at every step, shape (size, samples), as the population keeps it."""
+        own = np.zeros((p.size, self.many), d.sums.kind)
+        d.add(own, 0, self.sent[d.source], 0, self.many, self.spikes[d.source], self.parts)
+        total = self.plan.program.input.inject(own.astype(np.int64) << d.sums.unit)
+        return (total >> p.sums.unit).astype(p.sums.kind)
+
+    def deliver(self, d: Delivery, sums: NDArray[np.signedinteger], begin: int, end: int) -> None:
+        """Bring what the source sent in the steps `begin` to `end`."""
+        # A part of all steps' spikes; none only where there are none at all.
+        spikes = -(-self.spikes[d.source] * (end - begin) // self.steps)
+        first, last, to = (t * self.many for t in (begin, end, begin + d.delay))
+        d.add(sums, to, self.sent[d.source], first, last, spikes, self.parts)
+
+    def straight(self, p: Population) -> None:
+        sums, sent, state = self.sums(p), self.rows(p.size, self.steps * self.many), _start(p, self.many)
+        self.spikes[p.name] = self.update(p, sums, sent, state, 0, self.steps)
+        self.keep(p.name, sent)
+        self.read_out(p, state)
+
+    def loop(self, group: tuple[Population, ...]) -> None:
+        sums = {p.name: self.sums(p) for p in group}
+        state = {p.name: _start(p, self.many) for p in group}
+        for p in group:
+            self.sent[p.name] = self.rows(p.size, self.steps * self.many)
+            self.spikes[p.name] = 0
+        for t in range(self.steps):
+            for p in group:
+                for d in p.inner:
+                    if t >= d.delay:
+                        self.deliver(d, sums[p.name], t - d.delay, t - d.delay + 1)
+                self.spikes[p.name] += self.update(p, sums[p.name], self.sent[p.name], state[p.name], t, t + 1)
+        for p in group:
+            self.keep(p.name, self.sent[p.name])
+            self.read_out(p, state[p.name])
+
+    def read_out(self, p: Population, state: State) -> None:
+        if not p.neurons.spiking:
+            self.trace.potentials[p.name][self.here] = state.v.T
+
+    def update(
+        self, p: Population, sums: NDArray[Any], sent: NDArray[np.uint8], state: State, begin: int, end: int
+    ) -> int:
+        """Steps `begin` to `end` of a population; how many spikes there were."""
+        counts, stride = self.trace.counts[p.name][self.here], 0 if p.constant else self.many
+        if p.small:
+            shift, subtract = STATE_SHIFT + p.sums.unit, p.neurons.reset == "subtract"
+            return self.advance(
+                sums, stride, shift, begin, end, p.registers, subtract, p.neurons.refractory, state, sent, counts
+            )
+        return _by_definition(p, sums, stride, begin, end, state, sent, counts)
+
+    def advance(
+        self,
+        sums: NDArray[Any],
+        stride: int,
+        shift: int,
+        begin: int,
+        end: int,
+        neurons: NDArray[np.int32],
+        subtract: bool,
+        refractory: int,
+        state: State,
+        sent: NDArray[np.uint8],
+        counts: NDArray[np.int32],
+    ) -> int:
+        steps = (self.many, begin, end, neurons, subtract, refractory)
+        arrays = (state.u, state.v, state.wait, sent, counts)
+        found = spread(
+            lambda first, last: kernels.advance(sums, stride, shift, *steps, *arrays, first, last),
+            len(sums),
+            self.parts,
+            len(sums) * self.many * (end - begin),
+        )
+        return sum(found)
+
+
+def _zeros(size: int, samples: int, kind: type[np.signedinteger]) -> State:
+    """The state before the first step, neurons first: shape (size, samples)."""
+    shape = (size, samples)
+    return State(np.zeros(shape, kind), np.zeros(shape, kind), np.zeros(shape, np.int8))
+
+
+def _start(p: Population, samples: int) -> State:
+    return _zeros(p.size, samples, np.int32 if p.small else np.int64)
+
+
+def _by_definition(
+    p: Population,
+    sums: NDArray[Any],
+    stride: int,
+    begin: int,
+    end: int,
+    state: State,
+    sent: NDArray[np.uint8],
+    counts: NDArray[np.int32],
+) -> int:
+    """The same as `kernels.advance` in the reference's own words, for sums that may wrap the synaptic current."""
+    samples, total = len(counts), 0
+    for t in range(begin, end):
+        a = sums[:, t * stride : t * stride + samples].T.astype(np.int64) << p.sums.unit
+        now, fired = p.neurons.step(State(state.u.T, state.v.T, state.wait.T), a)
+        for old, new in ((state.u, now.u), (state.v, now.v), (state.wait, now.wait)):
+            old[:] = new.T
+        sent[:-1, t * samples : (t + 1) * samples] = fired.T
+        counts += fired
+        total += int(np.count_nonzero(fired))
+    return total

@@ -1,0 +1,229 @@
+"""The loops of the fast simulator, compiled by numba; they release Python's lock.
+
+Layout. A chunk of S samples over T steps is T * S *lanes*, step after step: sample s at step t is lane t * S + s. What
+a population sent is uint8, one row a neuron and one column a lane, and one more row of zeros, which is what places
+outside of a map send. Sums have the same shape without that row. So a delay of d steps is a shift by d * S lanes, and
+the inner loops run over lanes side by side in memory, several in one instruction.
+
+Geometry. All synapses are those of a kernel over a map; listed synapses are a kernel of 1 x 1 over a map of one place,
+whose channels are the neurons. A `geometry` is int64: source channels, height, width; target channels, height, width;
+kernel height, width; stride y, x; padding top, left; dilation y, x.
+
+Numbers. Sums are integers of 16, 32 or 64 bits whose additions wrap around; the final sums are proved to fit
+(plan.py), and then what happens on the way does not matter. The neurons' states fit 32 bits: see `advance`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+compiled: Any = numba.njit(cache=True, nogil=True)
+
+BLOCK = 32
+"""Lanes whose sums `rows` keeps at a time."""
+
+
+@compiled
+def _reads(place, step, first, size, spread, extent, out):  # type: ignore[no-untyped-def]
+    """The source rows (or columns) that each kernel row reads at a target row, or -1 outside."""
+    for k in range(size):
+        at = place * step - first + k * spread
+        out[k] = at if 0 <= at < extent else -1
+
+
+@compiled
+def gather(acc, to, sent, begin, end, geometry, ptr, taps, weights, first, last):  # type: ignore[no-untyped-def]
+    """Add to the targets `first` to `last` what the lanes `begin` to `end` bring, in the lanes from `to` on.
+
+    Targets are numbered place by place here, then by channel. ptr, taps, weights: the kernel's entries by output
+    channel, a tap being (channel * kernel height + row) * kernel width + column.
+    """
+    _, height, width, outputs, v_size, w_size, rows, columns = geometry[:8]
+    sy, sx, top, left, dy, dx = geometry[8:]
+    nowhere = len(sent) - 1
+    source = np.empty(geometry[0] * rows * columns, np.int64)  # row of `sent` that each tap reads
+    ys, xs = np.empty(rows, np.int64), np.empty(columns, np.int64)
+    n = end - begin
+    place = -1
+    for target in range(first, last):
+        if target // outputs != place:
+            place = target // outputs
+            _reads(place // w_size, sy, top, rows, dy, height, ys)
+            _reads(place % w_size, sx, left, columns, dx, width, xs)
+            tap = 0
+            for c in range(geometry[0]):
+                for y in ys:
+                    for x in xs:
+                        source[tap] = (c * height + y) * width + x if y >= 0 and x >= 0 else nowhere
+                        tap += 1
+        o = target % outputs
+        sums = acc[o * v_size * w_size + place, to : to + n]
+        k, stop = ptr[o], ptr[o + 1]
+        # Four synapses at a time: the sums are read and written once for all of them.
+        while k + 4 <= stop:
+            s0, s1 = sent[source[taps[k]], begin:end], sent[source[taps[k + 1]], begin:end]
+            s2, s3 = sent[source[taps[k + 2]], begin:end], sent[source[taps[k + 3]], begin:end]
+            w0, w1, w2, w3 = weights[k], weights[k + 1], weights[k + 2], weights[k + 3]
+            for lane in range(n):
+                sums[lane] += w0 * s0[lane] + w1 * s1[lane] + w2 * s2[lane] + w3 * s3[lane]
+            k += 4
+        while k < stop:
+            s0, w0 = sent[source[taps[k]], begin:end], weights[k]
+            for lane in range(n):
+                sums[lane] += w0 * s0[lane]
+            k += 1
+
+
+@compiled
+def _arrives(at, step, first, size, spread, extent, out):  # type: ignore[no-untyped-def]
+    """The target rows (or columns) at which each kernel row reads a source row, or -1 where it does not."""
+    for k in range(size):
+        place = at + first - k * spread
+        out[k] = place // step if place >= 0 and place % step == 0 and place // step < extent else -1
+
+
+@compiled
+def events(acc, to, sent, begin, end, geometry, ptr, outputs, weights):  # type: ignore[no-untyped-def]
+    """Deliver one by one what was sent in the lanes `begin` to `end`, to the lanes from `to` on.
+
+    ptr, outputs, weights: the kernel's entries by tap.
+    """
+    channels, height, width, _, v_size, w_size, rows, columns = geometry[:8]
+    sy, sx, top, left, dy, dx = geometry[8:]
+    vs, ws = np.empty(rows, np.int64), np.empty(columns, np.int64)
+    active = np.empty(end - begin, np.int64)
+    for neuron in range(channels * height * width):
+        lanes = sent[neuron, begin:end]
+        n = 0
+        for lane in range(end - begin):
+            active[n] = lane
+            n += lanes[lane] != 0
+        if n == 0:
+            continue
+        place = neuron % (height * width)
+        _arrives(place // width, sy, top, rows, dy, v_size, vs)
+        _arrives(place % width, sx, left, columns, dx, w_size, ws)
+        tap = neuron // (height * width) * rows * columns
+        for v in vs:
+            for w in ws:
+                if v >= 0 and w >= 0:
+                    for k in range(ptr[tap], ptr[tap + 1]):
+                        sums, weight = acc[(outputs[k] * v_size + v) * w_size + w], weights[k]
+                        for j in range(n):
+                            sums[to + active[j]] += weight * lanes[active[j]]
+                tap += 1
+
+
+@compiled
+def rows(acc, to, sent, begin, end, geometry, kernel):  # type: ignore[no-untyped-def]
+    """The same for spikes without payload, the weights of a tap to all output channels added as one row.
+
+    kernel: (taps, output channels), zero where no synapse is.
+    """
+    channels, height, width, n_out, v_size, w_size, n_rows, columns = geometry[:8]
+    sy, sx, top, left, dy, dx = geometry[8:]
+    vs, ws = np.empty(n_rows, np.int64), np.empty(columns, np.int64)
+    places = v_size * w_size
+    sums = np.empty((BLOCK, places * n_out), acc.dtype)
+    active = np.empty(BLOCK, np.int64)
+    for start in range(begin, end, BLOCK):
+        block = min(BLOCK, end - start)
+        sums[:] = 0
+        for neuron in range(channels * height * width):
+            lanes = sent[neuron, start : start + block]
+            n = 0
+            for lane in range(block):
+                active[n] = lane
+                n += lanes[lane] != 0
+            if n == 0:
+                continue
+            place = neuron % (height * width)
+            _arrives(place // width, sy, top, n_rows, dy, v_size, vs)
+            _arrives(place % width, sx, left, columns, dx, w_size, ws)
+            tap = neuron // (height * width) * n_rows * columns
+            for v in vs:
+                for w in ws:
+                    if v >= 0 and w >= 0:
+                        weights = kernel[tap]
+                        at = (v * w_size + w) * n_out
+                        for j in range(n):
+                            own = sums[active[j], at : at + n_out]
+                            for o in range(n_out):
+                                own[o] += weights[o]
+                    tap += 1
+        for place in range(places):
+            for o in range(n_out):
+                into = acc[o * places + place, to + start - begin : to + start - begin + block]
+                for lane in range(block):
+                    into[lane] += sums[lane, place * n_out + o]
+
+
+@compiled
+def _decayed(x, kept):  # type: ignore[no-untyped-def]
+    """trunc(x * kept / 4096) within 32 bits: with |x| = 4096 * high + low it is high * kept + (low * kept >> 12)."""
+    magnitude = np.int32(abs(x))
+    high, low = np.int32(magnitude >> 12), np.int32(magnitude & 4095)
+    rest = np.int32(np.int32(low * kept) >> 12)
+    rounded = np.int32(np.int32(high * kept) + rest)
+    return np.int32(-rounded) if x < 0 else rounded
+
+
+@compiled
+def advance(  # type: ignore[no-untyped-def]
+    acc, stride, shift, samples, begin, end, registers, subtract, refractory, u, v, wait, sent, counts, first, last
+):
+    """Steps `begin` to `end` of the neurons `first` to `last`: state, spikes and counts; how many spikes there were.
+
+    The rule is that of `Compartments.step`. Where |a| is at most 2**18 (plan.py proves it), |a << 6| is at most 2**24,
+    so that |u| and |v| stay within 2**23 from step to step and no number on the way reaches 2**26: 32 bits hold all.
+
+    acc: sums; step t of sample s in lane t * stride + s (a stride of 0: the same at every step), to be shifted left by
+    `shift`.  registers: int32 (4, size): what a step keeps of u and of v (of 4096), threshold << 6, bias.
+    u, v, wait: (size, samples).  counts: (samples, size).
+    """
+    half, full, limit = np.int32(1 << 23), np.int32(1 << 24), np.int32((1 << 23) - 1)
+    total = 0
+    fired = np.empty(samples, np.int32)
+    for i in range(first, last):
+        keep_u, keep_v, threshold, bias = registers[0, i], registers[1, i], registers[2, i], registers[3, i]
+        off = threshold if subtract else np.int32(0)
+        keep = np.int32(-1) if subtract else np.int32(0)
+        us, vs, waits = u[i], v[i], wait[i]
+        fired[:] = 0
+        for t in range(begin, end):
+            a, out = acc[i, t * stride : t * stride + samples], sent[i, t * samples : (t + 1) * samples]
+            if keep_u:
+                for s in range(samples):
+                    x = np.int32(_decayed(us[s], keep_u) + np.int32(np.int32(a[s]) << shift))
+                    x = np.int32(x - full) if x > half else x
+                    us[s] = np.int32(x + full) if x <= -half else x
+            else:
+                for s in range(samples):
+                    x = np.int32(np.int32(a[s]) << shift)
+                    x = np.int32(x - full) if x > half else x
+                    us[s] = np.int32(x + full) if x <= -half else x
+            if refractory:
+                for s in range(samples):
+                    x = np.int32(np.int32(_decayed(vs[s], keep_v) + us[s]) + bias)
+                    x = min(max(x, np.int32(-limit)), limit)
+                    x = np.int32(0) if waits[s] > 0 else x
+                    spike = x > threshold
+                    vs[s] = np.int32(0) if spike else x
+                    waits[s] = refractory if spike else max(waits[s] - 1, 0)
+                    out[s] = spike
+                    fired[s] += spike
+            else:
+                for s in range(samples):
+                    x = np.int32(np.int32(_decayed(vs[s], keep_v) + us[s]) + bias)
+                    x = min(max(x, np.int32(-limit)), limit)
+                    spike = x > threshold
+                    vs[s] = np.int32(np.int32(x - off) & keep) if spike else x
+                    out[s] = spike
+                    fired[s] += spike
+        for s in range(samples):
+            counts[s, i] += fired[s]
+            total += fired[s]
+    return total
