@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from toolchain.backends.fast import kernels
 from toolchain.backends.fast.delivery import Delivery, spread
-from toolchain.backends.fast.plan import Plan, Population, registers
+from toolchain.backends.fast.plan import Plan, Population
 from toolchain.backends.trace import Trace
 from toolchain.ir import Program
 from toolchain.ir.arithmetic import STATE_SHIFT
@@ -37,6 +37,7 @@ def run(
     """Simulate every sample; arguments as of the back end."""
     began = time.perf_counter()
     plan, n, entry = Plan.of(program), len(samples), program.input
+    values = np.ascontiguousarray(entry.check(samples), np.uint8)
     sizes = {entry.name: entry.size, **{p.name: p.size for p in program.populations}}
     trace = Trace(
         spikes={
@@ -57,7 +58,7 @@ def run(
     def one(start: int) -> None:
         nonlocal done
         here = slice(start, min(start + at_once, n))
-        Chunk(plan, samples[here], here, trace, parts).run()
+        Chunk(plan, values[here], here, trace, parts).run()
         with lock:
             done += here.stop - here.start
             if progress is not None:
@@ -80,7 +81,7 @@ class Chunk:
     """Some samples on their way through the plan. sent, spikes: what each population sent and in how many lanes."""
 
     plan: Plan
-    samples: NDArray[np.integer]
+    samples: NDArray[np.uint8]
     here: slice
     trace: Trace
     parts: int
@@ -115,13 +116,9 @@ class Chunk:
         """What the input sends: spikes of every step, or payloads that stay the same."""
         entry, counts = self.plan.program.input, self.trace.counts[self.plan.program.input.name][self.here]
         if entry.on_chip:
-            values = np.ascontiguousarray(entry.read(self.samples).T, np.int16)
             sent = self.rows(entry.size, self.steps * self.many)
-            state = _zeros(entry.size, self.many, np.int32)
-            neurons = registers(entry.compartments)
-            self.spikes[entry.name] = self.advance(
-                values, 0, STATE_SHIFT, 0, self.steps, neurons, False, 0, state, sent, counts
-            )
+            thresholds = entry.compartments.per_neuron("vth")
+            self.spikes[entry.name] = kernels.rate(self.samples, entry.channels, thresholds, sent, counts)
             self.keep(entry.name, sent)
             return
         sent = self.rows(entry.size, self.many)
@@ -197,46 +194,22 @@ class Chunk:
     ) -> int:
         """Steps `begin` to `end` of a population; how many spikes there were."""
         counts, stride = self.trace.counts[p.name][self.here], 0 if p.constant else self.many
-        if p.small:
-            shift, subtract = STATE_SHIFT + p.sums.unit, p.neurons.reset == "subtract"
-            return self.advance(
-                sums, stride, shift, begin, end, p.registers, subtract, p.neurons.refractory, state, sent, counts
-            )
-        return _by_definition(p, sums, stride, begin, end, state, sent, counts)
-
-    def advance(
-        self,
-        sums: NDArray[Any],
-        stride: int,
-        shift: int,
-        begin: int,
-        end: int,
-        neurons: NDArray[np.int32],
-        subtract: bool,
-        refractory: int,
-        state: State,
-        sent: NDArray[np.uint8],
-        counts: NDArray[np.int32],
-    ) -> int:
-        steps = (self.many, begin, end, neurons, subtract, refractory)
+        if not p.small:
+            return _by_definition(p, sums, stride, begin, end, state, sent, counts)
+        rule = (p.registers, p.neurons.reset == "subtract", p.neurons.refractory)
         arrays = (state.u, state.v, state.wait, sent, counts)
-        found = spread(
-            lambda first, last: kernels.advance(sums, stride, shift, *steps, *arrays, first, last),
-            len(sums),
-            self.parts,
-            len(sums) * self.many * (end - begin),
-        )
-        return sum(found)
+        shift = STATE_SHIFT + p.sums.unit
 
+        def part(first: int, last: int) -> int:
+            return kernels.advance(sums, stride, shift, self.many, begin, end, *rule, *arrays, first, last)
 
-def _zeros(size: int, samples: int, kind: type[np.signedinteger]) -> State:
-    """The state before the first step, neurons first: shape (size, samples)."""
-    shape = (size, samples)
-    return State(np.zeros(shape, kind), np.zeros(shape, kind), np.zeros(shape, np.int8))
+        return sum(spread(part, p.size, self.parts, p.size * self.many * (end - begin)))
 
 
 def _start(p: Population, samples: int) -> State:
-    return _zeros(p.size, samples, np.int32 if p.small else np.int64)
+    """The state before the first step, neurons first: shape (size, samples)."""
+    shape, kind = (p.size, samples), np.int32 if p.small else np.int64
+    return State(np.zeros(shape, kind), np.zeros(shape, kind), np.zeros(shape, np.int8))
 
 
 def _by_definition(

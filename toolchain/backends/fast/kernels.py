@@ -24,6 +24,8 @@ compiled: Any = numba.njit(cache=True, nogil=True)
 
 BLOCK = 32
 """Lanes whose sums `rows` keeps at a time."""
+COUNTED = 16
+"""Neurons whose spikes are counted before they are added to the table, which has neurons side by side."""
 
 
 @compiled
@@ -162,6 +164,45 @@ def rows(acc, to, sent, begin, end, geometry, kernel):  # type: ignore[no-untype
 
 
 @compiled
+def _add_counts(counted, counts, first, last):  # type: ignore[no-untyped-def]
+    """Add what the neurons `first` to `last` fired to the table (samples, size), and start anew; how many there were."""
+    total = 0
+    for s in range(len(counts)):
+        row = counts[s, first:last]
+        for k in range(last - first):
+            row[k] += counted[k, s]
+            total += counted[k, s]
+    counted[:] = 0
+    return total
+
+
+@compiled
+def rate(values, channels, thresholds, sent, counts):  # type: ignore[no-untyped-def]
+    """What rate inputs send, and how often; how many spikes there were. values: uint8 (samples, entries)."""
+    samples = len(values)
+    total = 0
+    x, v = np.empty(samples, np.int32), np.empty(samples, np.int32)
+    counted = np.zeros((COUNTED, samples), np.int32)
+    for i in range(len(channels)):
+        fired = counted[i % COUNTED]
+        for s in range(samples):
+            x[s] = values[s, channels[i]]
+        threshold = thresholds[i]
+        v[:] = 0
+        for start in range(0, sent.shape[1], samples):
+            out = sent[i, start : start + samples]
+            for s in range(samples):
+                now = np.int32(v[s] + x[s])
+                spike = now > threshold
+                v[s] = np.int32(0) if spike else now
+                out[s] = spike
+                fired[s] += spike
+        if i % COUNTED == COUNTED - 1 or i == len(channels) - 1:
+            total += _add_counts(counted, counts, i - i % COUNTED, i + 1)
+    return total
+
+
+@compiled
 def _decayed(x, kept):  # type: ignore[no-untyped-def]
     """trunc(x * kept / 4096) within 32 bits: with |x| = 4096 * high + low it is high * kept + (low * kept >> 12)."""
     magnitude = np.int32(abs(x))
@@ -169,6 +210,20 @@ def _decayed(x, kept):  # type: ignore[no-untyped-def]
     rest = np.int32(np.int32(low * kept) >> 12)
     rounded = np.int32(np.int32(high * kept) + rest)
     return np.int32(-rounded) if x < 0 else rounded
+
+
+@compiled
+def _wrapped(x):  # type: ignore[no-untyped-def]
+    """`arithmetic.wrap24`."""
+    half, full = np.int32(1 << 23), np.int32(1 << 24)
+    x = np.int32(x - full) if x > half else x
+    return np.int32(x + full) if x <= -half else x
+
+
+@compiled
+def _clipped(x):  # type: ignore[no-untyped-def]
+    """`arithmetic.clip`."""
+    return min(max(x, np.int32(1 - (1 << 23))), np.int32((1 << 23) - 1))
 
 
 @compiled
@@ -182,48 +237,39 @@ def advance(  # type: ignore[no-untyped-def]
 
     acc: sums; step t of sample s in lane t * stride + s (a stride of 0: the same at every step), to be shifted left by
     `shift`.  registers: int32 (4, size): what a step keeps of u and of v (of 4096), threshold << 6, bias.
-    u, v, wait: (size, samples).  counts: (samples, size).
+    u, v, wait: (size, samples); u is left alone where nothing of it is kept.  counts: (samples, size).
     """
-    half, full, limit = np.int32(1 << 23), np.int32(1 << 24), np.int32((1 << 23) - 1)
     total = 0
-    fired = np.empty(samples, np.int32)
+    counted = np.zeros((COUNTED, samples), np.int32)
     for i in range(first, last):
         keep_u, keep_v, threshold, bias = registers[0, i], registers[1, i], registers[2, i], registers[3, i]
+        # What a spike leaves of v: (v - off) & keep.
         off = threshold if subtract else np.int32(0)
         keep = np.int32(-1) if subtract else np.int32(0)
-        us, vs, waits = u[i], v[i], wait[i]
-        fired[:] = 0
+        us, vs, waits, fired = u[i], v[i], wait[i], counted[(i - first) % COUNTED]
         for t in range(begin, end):
             a, out = acc[i, t * stride : t * stride + samples], sent[i, t * samples : (t + 1) * samples]
-            if keep_u:
+            if keep_u == 0 and refractory == 0:
+                # The usual neuron, in one pass.
                 for s in range(samples):
-                    x = np.int32(_decayed(us[s], keep_u) + np.int32(np.int32(a[s]) << shift))
-                    x = np.int32(x - full) if x > half else x
-                    us[s] = np.int32(x + full) if x <= -half else x
-            else:
-                for s in range(samples):
-                    x = np.int32(np.int32(a[s]) << shift)
-                    x = np.int32(x - full) if x > half else x
-                    us[s] = np.int32(x + full) if x <= -half else x
-            if refractory:
-                for s in range(samples):
-                    x = np.int32(np.int32(_decayed(vs[s], keep_v) + us[s]) + bias)
-                    x = min(max(x, np.int32(-limit)), limit)
-                    x = np.int32(0) if waits[s] > 0 else x
-                    spike = x > threshold
-                    vs[s] = np.int32(0) if spike else x
-                    waits[s] = refractory if spike else max(waits[s] - 1, 0)
-                    out[s] = spike
-                    fired[s] += spike
-            else:
-                for s in range(samples):
-                    x = np.int32(np.int32(_decayed(vs[s], keep_v) + us[s]) + bias)
-                    x = min(max(x, np.int32(-limit)), limit)
+                    now = _wrapped(np.int32(np.int32(a[s]) << shift))
+                    x = _clipped(np.int32(np.int32(_decayed(vs[s], keep_v) + now) + bias))
                     spike = x > threshold
                     vs[s] = np.int32(np.int32(x - off) & keep) if spike else x
                     out[s] = spike
                     fired[s] += spike
-        for s in range(samples):
-            counts[s, i] += fired[s]
-            total += fired[s]
+            else:
+                for s in range(samples):
+                    us[s] = _wrapped(np.int32(_decayed(us[s], keep_u) + np.int32(np.int32(a[s]) << shift)))
+                for s in range(samples):
+                    x = _clipped(np.int32(np.int32(_decayed(vs[s], keep_v) + us[s]) + bias))
+                    x = np.int32(0) if waits[s] > 0 else x
+                    spike = x > threshold
+                    vs[s] = np.int32(np.int32(x - off) & keep) if spike else x
+                    waits[s] = refractory if spike else max(waits[s] - 1, 0)
+                    out[s] = spike
+                    fired[s] += spike
+        many = (i - first) % COUNTED + 1
+        if many == COUNTED or i == last - 1:
+            total += _add_counts(counted, counts, i + 1 - many, i + 1)
     return total
