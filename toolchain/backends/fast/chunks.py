@@ -20,8 +20,10 @@ from toolchain.ir.arithmetic import STATE_SHIFT
 from toolchain.ir.neurons import State
 from toolchain.parallel import cores, in_order
 
-CHUNK_LANES = 512
+CHUNK_LANES = 1024
 """Steps x samples of a chunk, about: they fill the vector units, and what a layer sends stays in the cache."""
+WHOLE = 32
+"""Samples of a chunk are a multiple of this where there are so many: no vector of the neurons' loop is then cut."""
 LEAST_LANES = 64
 """A chunk is not made smaller than this for the sake of a second thread."""
 CHUNK_BYTES = 1 << 30
@@ -55,10 +57,14 @@ def run(
     parts = cores() if len(starts) == 1 else 1
     done, lock = 0, Lock()
 
+    rooms: list[Rooms] = []
+
     def one(start: int) -> None:
         nonlocal done
         here = slice(start, min(start + at_once, n))
-        Chunk(plan, values[here], here, trace, parts).run()
+        own = rooms.pop() if rooms else Rooms()
+        Chunk(plan, values[here], here, trace, parts, own).run()
+        rooms.append(own)
         with lock:
             done += here.stop - here.start
             if progress is not None:
@@ -73,7 +79,29 @@ def _chunk_samples(plan: Plan, n: int) -> int:
     steps = plan.program.steps
     fair = max(-(-n // cores()), -(-LEAST_LANES // steps))
     fits = CHUNK_BYTES // (cores() * plan.bytes_per_lane * steps)
-    return max(1, min(max(1, CHUNK_LANES // steps), fair, fits))
+    found = max(1, min(CHUNK_LANES // steps, fair, fits))
+    return found if found < WHOLE else found - found % WHOLE
+
+
+class Rooms:
+    """Arrays that one chunk leaves to the next: memory that is new to a process is several times slower."""
+
+    def __init__(self) -> None:
+        self.free: list[NDArray[np.uint8]] = []
+
+    def take(self, shape: tuple[int, int], kind: type[np.generic]) -> NDArray[Any]:
+        """An array whose values are anything."""
+        need = shape[0] * shape[1] * np.dtype(kind).itemsize
+        fitting = [k for k, room in enumerate(self.free) if need <= room.nbytes <= 2 * need]
+        best = min(fitting, key=lambda k: self.free[k].nbytes, default=None)
+        room = np.empty(need, np.uint8) if best is None else self.free.pop(best)
+        return room[:need].view(kind).reshape(shape)
+
+    def give(self, array: NDArray[Any]) -> None:
+        """Leave an array that was taken."""
+        room = array.base
+        assert room is not None
+        self.free.append(room)
 
 
 @dataclass(eq=False)
@@ -85,6 +113,7 @@ class Chunk:
     here: slice
     trace: Trace
     parts: int
+    rooms: Rooms
     sent: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
     spikes: dict[str, int] = field(default_factory=dict)
 
@@ -104,11 +133,11 @@ class Chunk:
             else:
                 self.straight(group[0])
             for name in [name for name in self.sent if self.plan.last_use[name] <= k]:
-                del self.sent[name]
+                self.rooms.give(self.sent.pop(name))
 
     def rows(self, size: int, lanes: int) -> NDArray[np.uint8]:
         """Room for what a population sends."""
-        sent = np.empty((size + 1, lanes), np.uint8)
+        sent = self.rooms.take((size + 1, lanes), np.uint8)
         sent[size] = 0
         return sent
 
@@ -139,33 +168,40 @@ class Chunk:
     def sums(self, p: Population) -> NDArray[np.signedinteger]:
         """What reaches a population from outside of its loop, shape (size, lanes), or (size, samples) if constant."""
         steps = 1 if p.constant else self.steps
-        sums = np.zeros((p.size, steps * self.many), p.sums.kind)
+        sums = self.rooms.take((p.size, steps * self.many), p.sums.kind)
+        fresh = not p.steady and bool(p.outer) and not p.outer[0].delay
+        if not fresh:
+            sums[:] = 0
         for d in p.steady:
             if d.delay < steps:
                 by_step = sums.reshape(p.size, steps, self.many)
                 by_step[:, d.delay :] += self.steady(p, d)[:, None, :]
         for d in p.outer:
             if d.delay < steps:
-                self.deliver(d, sums, 0, steps - d.delay)
+                self.deliver(d, sums, 0, steps - d.delay, fresh)
+                fresh = False
         return sums
 
     def steady(self, p: Population, d: Delivery) -> NDArray[np.signedinteger]:
         """What a connection from outside brings at every step, shape (size, samples), as the population keeps it."""
         own = np.zeros((p.size, self.many), d.sums.kind)
-        d.add(own, 0, self.sent[d.source], 0, self.many, self.spikes[d.source], self.parts)
+        d.add(own, 0, self.sent[d.source], 0, self.many, self.spikes[d.source], parts=self.parts)
         total = self.plan.program.input.inject(own.astype(np.int64) << d.sums.unit)
         return (total >> p.sums.unit).astype(p.sums.kind)
 
-    def deliver(self, d: Delivery, sums: NDArray[np.signedinteger], begin: int, end: int) -> None:
+    def deliver(self, d: Delivery, sums: NDArray[np.signedinteger], begin: int, end: int, fresh: bool = False) -> None:
         """Bring what the source sent in the steps `begin` to `end`."""
         # A part of all steps' spikes; none only where there are none at all.
         spikes = -(-self.spikes[d.source] * (end - begin) // self.steps)
         first, last, to = (t * self.many for t in (begin, end, begin + d.delay))
-        d.add(sums, to, self.sent[d.source], first, last, spikes, self.parts)
+        d.add(sums, to, self.sent[d.source], first, last, spikes, fresh=fresh, parts=self.parts)
 
     def straight(self, p: Population) -> None:
-        sums, sent, state = self.sums(p), self.rows(p.size, self.steps * self.many), _start(p, self.many)
-        self.spikes[p.name] = self.update(p, sums, sent, state, 0, self.steps)
+        kept = not (p.small and p.neurons.spiking)
+        sums, sent = self.sums(p), self.rows(p.size, self.steps * self.many)
+        state = _start(p, self.many if kept else 0)
+        self.spikes[p.name] = self.update(p, sums, sent, state, 0, self.steps, kept)
+        self.rooms.give(sums)
         self.keep(p.name, sent)
         self.read_out(p, state)
 
@@ -182,6 +218,7 @@ class Chunk:
                         self.deliver(d, sums[p.name], t - d.delay, t - d.delay + 1)
                 self.spikes[p.name] += self.update(p, sums[p.name], self.sent[p.name], state[p.name], t, t + 1)
         for p in group:
+            self.rooms.give(sums[p.name])
             self.keep(p.name, self.sent[p.name])
             self.read_out(p, state[p.name])
 
@@ -190,13 +227,20 @@ class Chunk:
             self.trace.potentials[p.name][self.here] = state.v.T
 
     def update(
-        self, p: Population, sums: NDArray[Any], sent: NDArray[np.uint8], state: State, begin: int, end: int
+        self,
+        p: Population,
+        sums: NDArray[Any],
+        sent: NDArray[np.uint8],
+        state: State,
+        begin: int,
+        end: int,
+        kept: bool = True,
     ) -> int:
-        """Steps `begin` to `end` of a population; how many spikes there were."""
+        """Steps `begin` to `end` of a population; how many spikes there were. kept: as of `kernels.advance`."""
         counts, stride = self.trace.counts[p.name][self.here], 0 if p.constant else self.many
         if not p.small:
             return _by_definition(p, sums, stride, begin, end, state, sent, counts)
-        rule = (p.registers, p.neurons.reset == "subtract", p.neurons.refractory)
+        rule = (p.registers, p.neurons.reset == "subtract", p.neurons.refractory, kept)
         arrays = (state.u, state.v, state.wait, sent, counts)
         shift = STATE_SHIFT + p.sums.unit
 

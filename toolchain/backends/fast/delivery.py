@@ -100,14 +100,20 @@ class Delivery:
         begin: int,
         end: int,
         spikes: int,
+        *,
+        fresh: bool = False,
         parts: int,
     ) -> None:
         """Add to the lanes from `to` on what was sent in the lanes `begin` to `end`.
 
-        sums: (targets, lanes).  spikes: how many of those lanes are not 0, about.  parts: threads that may help.
+        sums: (targets, lanes).  spikes: how many of those lanes are not 0, about.  fresh: the sums of these lanes have
+        not been set, and start from 0.  parts: threads that may help.
         """
-        if spikes and self.n_synapses:
-            WAYS[self.choose(end - begin, spikes)](self, sums, to, sent, begin, end, parts)
+        way = self.choose(end - begin, spikes) if spikes and self.n_synapses else None
+        if fresh and way != "gather":
+            sums[:, to : to + end - begin] = 0
+        if way is not None:
+            WAYS[way](self, sums, fresh, to, sent, begin, end, parts)
 
     def choose(self, lanes: int, spikes: int) -> str:
         """The cheapest way."""
@@ -153,15 +159,17 @@ class Delivery:
         return turned.indptr.astype(np.int64), turned.indices.astype(np.int32), turned.data
 
     def written_out(self) -> NDArray[Any]:
-        """The kernel with its zeros, shape (taps, output channels)."""
-        return np.ascontiguousarray(self.lists.dense(self.weights).T)
+        """The kernel with its zeros, as `kernels.rows` takes it."""
+        columns = int(self.geometry[7])
+        by_column = self.lists.dense(self.weights).T.reshape(-1, columns, self.lists.n_targets)
+        return np.ascontiguousarray(by_column[:, ::-1]).reshape(-1, columns * self.lists.n_targets)
 
     def matrix(self) -> NDArray[Any]:
         """The mantissas as floats, shape (targets, sources)."""
         return self.lists.dense(self.synapses.mantissa.astype(self.real))
 
 
-def _gather(d: Delivery, sums: NDArray, to: int, sent: NDArray, begin: int, end: int, parts: int) -> None:
+def _gather(d: Delivery, sums: NDArray, fresh: bool, to: int, sent: NDArray, begin: int, end: int, parts: int) -> None:
     from toolchain.backends.fast import kernels
 
     lists = d.made("by output", d.by_output)
@@ -169,12 +177,12 @@ def _gather(d: Delivery, sums: NDArray, to: int, sent: NDArray, begin: int, end:
         stop, at = min(lane + LANES, end), to + lane - begin
 
         def part(first: int, last: int, lane: int = lane, stop: int = stop, at: int = at) -> None:
-            kernels.gather(sums, at, sent, lane, stop, d.geometry, *lists, first, last)
+            kernels.gather(sums, fresh, at, sent, lane, stop, d.geometry, *lists, first, last)
 
         spread(part, d.n_targets, parts, d.n_synapses * (stop - lane) >> 5)
 
 
-def _events(d: Delivery, sums: NDArray, to: int, sent: NDArray, begin: int, end: int, parts: int) -> None:
+def _events(d: Delivery, sums: NDArray, fresh: bool, to: int, sent: NDArray, begin: int, end: int, parts: int) -> None:
     from toolchain.backends.fast import kernels
 
     weights = d.made("weights", lambda: d.weights)
@@ -186,7 +194,7 @@ def _events(d: Delivery, sums: NDArray, to: int, sent: NDArray, begin: int, end:
     spread(part, end - begin, parts, d.n_sources * (end - begin))
 
 
-def _rows(d: Delivery, sums: NDArray, to: int, sent: NDArray, begin: int, end: int, parts: int) -> None:
+def _rows(d: Delivery, sums: NDArray, fresh: bool, to: int, sent: NDArray, begin: int, end: int, parts: int) -> None:
     from toolchain.backends.fast import kernels
 
     kernel = d.made("written out", d.written_out)
@@ -197,7 +205,7 @@ def _rows(d: Delivery, sums: NDArray, to: int, sent: NDArray, begin: int, end: i
     spread(part, end - begin, parts, d.n_sources * (end - begin))
 
 
-def _dense(d: Delivery, sums: NDArray, to: int, sent: NDArray, begin: int, end: int, parts: int) -> None:
+def _dense(d: Delivery, sums: NDArray, fresh: bool, to: int, sent: NDArray, begin: int, end: int, parts: int) -> None:
     # No partial sum is larger than this, so none is rounded.
     assert d.magnitude < 1 << (24 if d.real is np.float32 else 53)
     matrix = d.made("matrix", d.matrix)

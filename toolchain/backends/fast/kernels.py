@@ -37,11 +37,12 @@ def _reads(place, step, first, size, spread, extent, out):  # type: ignore[no-un
 
 
 @compiled
-def gather(acc, to, sent, begin, end, geometry, ptr, taps, weights, first, last):  # type: ignore[no-untyped-def]
+def gather(acc, fresh, to, sent, begin, end, geometry, ptr, taps, weights, first, last):  # type: ignore[no-untyped-def]
     """Add to the targets `first` to `last` what the lanes `begin` to `end` bring, in the lanes from `to` on.
 
-    Targets are numbered place by place here, then by channel. ptr, taps, weights: the kernel's entries by output
-    channel, a tap being (channel * kernel height + row) * kernel width + column.
+    fresh: those sums have not been set, and start from 0. Targets are numbered place by place here, then by channel.
+    ptr, taps, weights: the kernel's entries by output channel, a tap being (channel * kernel height + row) * kernel
+    width + column.
     """
     _, height, width, outputs, v_size, w_size, rows, columns = geometry[:8]
     sy, sx, top, left, dy, dx = geometry[8:]
@@ -63,6 +64,8 @@ def gather(acc, to, sent, begin, end, geometry, ptr, taps, weights, first, last)
                         tap += 1
         o = target % outputs
         sums = acc[o * v_size * w_size + place, to : to + n]
+        if fresh:
+            sums[:] = 0
         k, stop = ptr[o], ptr[o + 1]
         # Four synapses at a time: the sums are read and written once for all of them.
         while k + 4 <= stop:
@@ -121,41 +124,55 @@ def events(acc, to, sent, begin, end, geometry, ptr, outputs, weights):  # type:
 
 @compiled
 def rows(acc, to, sent, begin, end, geometry, kernel):  # type: ignore[no-untyped-def]
-    """The same for spikes without payload, the weights of a tap to all output channels added as one row.
+    """The same for spikes without payload: the weights of a tap to all output channels are added as one row.
 
-    kernel: (taps, output channels), zero where no synapse is.
+    Where a kernel moves by one place at a time and has no gaps, the rows of a source and kernel row lie side by side in
+    the sums, from the last column to the first, and are added as one.
+
+    kernel: (taps / columns, columns * output channels), zero where no synapse is; columns from the last to the first.
     """
     channels, height, width, n_out, v_size, w_size, n_rows, columns = geometry[:8]
     sy, sx, top, left, dy, dx = geometry[8:]
     vs, ws = np.empty(n_rows, np.int64), np.empty(columns, np.int64)
     places = v_size * w_size
-    sums = np.empty((BLOCK, places * n_out), acc.dtype)
+    # A cache line more than it takes: rows a power of two apart would push each other out of the cache.
+    sums = np.empty((BLOCK, places * n_out + 32), acc.dtype)
     active = np.empty(BLOCK, np.int64)
+    together = sx == 1 and dx == 1
     for start in range(begin, end, BLOCK):
         block = min(BLOCK, end - start)
-        sums[:] = 0
+        sums[:block] = 0
         for neuron in range(channels * height * width):
-            lanes = sent[neuron, start : start + block]
             n = 0
             for lane in range(block):
                 active[n] = lane
-                n += lanes[lane] != 0
+                n += sent[neuron, start + lane] != 0
             if n == 0:
                 continue
             place = neuron % (height * width)
             _arrives(place // width, sy, top, n_rows, dy, v_size, vs)
             _arrives(place % width, sx, left, columns, dx, w_size, ws)
-            tap = neuron // (height * width) * n_rows * columns
-            for v in vs:
-                for w in ws:
-                    if v >= 0 and w >= 0:
-                        weights = kernel[tap]
-                        at = (v * w_size + w) * n_out
-                        for j in range(n):
-                            own = sums[active[j], at : at + n_out]
-                            for o in range(n_out):
-                                own[o] += weights[o]
-                    tap += 1
+            channel = neuron // (height * width)
+            for i in range(n_rows):
+                if vs[i] < 0:
+                    continue
+                weights = kernel[channel * n_rows + i]
+                j = 0
+                while j < columns:
+                    if ws[j] < 0:
+                        j += 1
+                        continue
+                    last = j
+                    while together and last + 1 < columns and ws[last + 1] >= 0:
+                        last += 1
+                    at = (vs[i] * w_size + ws[last]) * n_out
+                    many = (last + 1 - j) * n_out
+                    row = weights[(columns - 1 - last) * n_out :]
+                    for k in range(n):
+                        own = sums[active[k], at : at + many]
+                        for o in range(many):
+                            own[o] += row[o]
+                    j = last + 1
         for place in range(places):
             for o in range(n_out):
                 into = acc[o * places + place, to + start - begin : to + start - begin + block]
@@ -165,7 +182,7 @@ def rows(acc, to, sent, begin, end, geometry, kernel):  # type: ignore[no-untype
 
 @compiled
 def _add_counts(counted, counts, first, last):  # type: ignore[no-untyped-def]
-    """Add what the neurons `first` to `last` fired to the table (samples, size), and start anew; how many there were."""
+    """Add what the neurons `first` to `last` fired to the table (samples, size), and forget it; how many it was."""
     total = 0
     for s in range(len(counts)):
         row = counts[s, first:last]
@@ -228,7 +245,23 @@ def _clipped(x):  # type: ignore[no-untyped-def]
 
 @compiled
 def advance(  # type: ignore[no-untyped-def]
-    acc, stride, shift, samples, begin, end, registers, subtract, refractory, u, v, wait, sent, counts, first, last
+    acc,
+    stride,
+    shift,
+    samples,
+    begin,
+    end,
+    registers,
+    subtract,
+    refractory,
+    kept,
+    u,
+    v,
+    wait,
+    sent,
+    counts,
+    first,
+    last,
 ):
     """Steps `begin` to `end` of the neurons `first` to `last`: state, spikes and counts; how many spikes there were.
 
@@ -237,16 +270,24 @@ def advance(  # type: ignore[no-untyped-def]
 
     acc: sums; step t of sample s in lane t * stride + s (a stride of 0: the same at every step), to be shifted left by
     `shift`.  registers: int32 (4, size): what a step keeps of u and of v (of 4096), threshold << 6, bias.
-    u, v, wait: (size, samples); u is left alone where nothing of it is kept.  counts: (samples, size).
+    kept: whether the state is read from and left in u, v, wait (size, samples), or starts from 0 and is forgotten.
+    counts: (samples, size).
     """
     total = 0
+    us, vs, waits = np.empty(samples, np.int32), np.empty(samples, np.int32), np.empty(samples, np.int8)
     counted = np.zeros((COUNTED, samples), np.int32)
     for i in range(first, last):
         keep_u, keep_v, threshold, bias = registers[0, i], registers[1, i], registers[2, i], registers[3, i]
         # What a spike leaves of v: (v - off) & keep.
         off = threshold if subtract else np.int32(0)
         keep = np.int32(-1) if subtract else np.int32(0)
-        us, vs, waits, fired = u[i], v[i], wait[i], counted[(i - first) % COUNTED]
+        fired = counted[(i - first) % COUNTED]
+        if kept:
+            us, vs, waits = u[i], v[i], wait[i]
+        else:
+            us[:] = 0
+            vs[:] = 0
+            waits[:] = 0
         for t in range(begin, end):
             a, out = acc[i, t * stride : t * stride + samples], sent[i, t * samples : (t + 1) * samples]
             if keep_u == 0 and refractory == 0:
