@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from toolchain.backends.fast import kernels
 from toolchain.backends.fast.delivery import Delivery, spread
-from toolchain.backends.fast.plan import Plan, Population
+from toolchain.backends.fast.plan import WRAP, Plan, Population
 from toolchain.backends.trace import Trace
 from toolchain.ir import Program
 from toolchain.ir.arithmetic import STATE_SHIFT
@@ -240,7 +240,8 @@ class Chunk:
         counts, stride = self.trace.counts[p.name][self.here], 0 if p.constant else self.many
         if not p.small:
             return _by_definition(p, sums, stride, begin, end, state, sent, counts)
-        rule = (p.registers, p.neurons.reset == "subtract", p.neurons.refractory, kept)
+        wraps = p.sums.largest >= WRAP
+        rule = (p.registers, wraps, p.neurons.reset == "subtract", p.neurons.refractory, kept)
         arrays = (state.u, state.v, state.wait, sent, counts)
         shift = STATE_SHIFT + p.sums.unit
 

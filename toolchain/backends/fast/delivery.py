@@ -152,11 +152,16 @@ class Delivery:
         return self.synapses.mantissa.astype(self.sums.kind) << self.sums.kind(shift)
 
     def by_output(self) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.signedinteger]]:
-        """The kernel's entries by output channel: where its list begins, tap and weight of each."""
+        """The kernel's entries by output channel, as `kernels.gather` takes them: where each begins, taps, weights."""
         shape = (self.lists.n_sources, self.lists.n_targets)
         by_tap = sparse.csr_array((self.weights, self.lists.targets, self.lists.indptr), shape=shape)
         turned = by_tap.tocsc()
-        return turned.indptr.astype(np.int64), turned.indices.astype(np.int32), turned.data
+        many = np.diff(turned.indptr).astype(np.int64)
+        ptr = np.concatenate([[0], np.cumsum(-(-many // 4) * 4)])
+        places = np.arange(turned.nnz) + np.repeat(ptr[:-1] - turned.indptr[:-1], many)
+        taps, weights = np.full(ptr[-1], shape[0], np.int32), np.zeros(ptr[-1], self.sums.kind)
+        taps[places], weights[places] = turned.indices, turned.data
+        return ptr, taps, weights
 
     def written_out(self) -> NDArray[Any]:
         """The kernel with its zeros, as `kernels.rows` takes it."""

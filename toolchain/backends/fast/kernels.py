@@ -42,12 +42,12 @@ def gather(acc, fresh, to, sent, begin, end, geometry, ptr, taps, weights, first
 
     fresh: those sums have not been set, and start from 0. Targets are numbered place by place here, then by channel.
     ptr, taps, weights: the kernel's entries by output channel, a tap being (channel * kernel height + row) * kernel
-    width + column.
+    width + column; every list filled up to a multiple of four with entries of weight 0, of one tap more than there are.
     """
     _, height, width, outputs, v_size, w_size, rows, columns = geometry[:8]
     sy, sx, top, left, dy, dx = geometry[8:]
     nowhere = len(sent) - 1
-    source = np.empty(geometry[0] * rows * columns, np.int64)  # row of `sent` that each tap reads
+    source = np.full(geometry[0] * rows * columns + 1, nowhere, np.int64)  # row of `sent` that each tap reads
     ys, xs = np.empty(rows, np.int64), np.empty(columns, np.int64)
     n = end - begin
     place = -1
@@ -67,19 +67,14 @@ def gather(acc, fresh, to, sent, begin, end, geometry, ptr, taps, weights, first
         if fresh:
             sums[:] = 0
         k, stop = ptr[o], ptr[o + 1]
-        # Four synapses at a time: the sums are read and written once for all of them.
-        while k + 4 <= stop:
+        # The sums are read and written once for four synapses.
+        while k < stop:
             s0, s1 = sent[source[taps[k]], begin:end], sent[source[taps[k + 1]], begin:end]
             s2, s3 = sent[source[taps[k + 2]], begin:end], sent[source[taps[k + 3]], begin:end]
             w0, w1, w2, w3 = weights[k], weights[k + 1], weights[k + 2], weights[k + 3]
             for lane in range(n):
                 sums[lane] += w0 * s0[lane] + w1 * s1[lane] + w2 * s2[lane] + w3 * s3[lane]
             k += 4
-        while k < stop:
-            s0, w0 = sent[source[taps[k]], begin:end], weights[k]
-            for lane in range(n):
-                sums[lane] += w0 * s0[lane]
-            k += 1
 
 
 @compiled
@@ -230,6 +225,15 @@ def _decayed(x, kept):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def _decayed_once(x, factor, shift):  # type: ignore[no-untyped-def]
+    """trunc(x * factor / 2**shift) within 32 bits, for |x| < 2**23 and a factor below 2**8."""
+    product = np.int32(x * factor)
+    # A shift rounds down; what is negative is first raised by one less than the divisor.
+    up = np.int32(np.int32(product >> 31) & np.int32((1 << shift) - 1))
+    return np.int32(np.int32(product + up) >> shift)
+
+
+@compiled
 def _wrapped(x):  # type: ignore[no-untyped-def]
     """`arithmetic.wrap24`."""
     half, full = np.int32(1 << 23), np.int32(1 << 24)
@@ -252,6 +256,7 @@ def advance(  # type: ignore[no-untyped-def]
     begin,
     end,
     registers,
+    wraps,
     subtract,
     refractory,
     kept,
@@ -270,7 +275,8 @@ def advance(  # type: ignore[no-untyped-def]
 
     acc: sums; step t of sample s in lane t * stride + s (a stride of 0: the same at every step), to be shifted left by
     `shift`.  registers: int32 (4, size): what a step keeps of u and of v (of 4096), threshold << 6, bias.
-    kept: whether the state is read from and left in u, v, wait (size, samples), or starts from 0 and is forgotten.
+    wraps: whether |a << 6| may reach 2**23.  kept: whether the state is read from and left in u, v, wait (size,
+    samples), or starts from 0 and is forgotten.
     counts: (samples, size).
     """
     total = 0
@@ -281,6 +287,10 @@ def advance(  # type: ignore[no-untyped-def]
         # What a spike leaves of v: (v - off) & keep.
         off = threshold if subtract else np.int32(0)
         keep = np.int32(-1) if subtract else np.int32(0)
+        plain = keep_u == 0 and refractory == 0 and not wraps
+        factor, divisor = keep_v, 12
+        while factor and factor % 2 == 0:
+            factor, divisor = np.int32(factor >> 1), divisor - 1
         fired = counted[(i - first) % COUNTED]
         if kept:
             us, vs, waits = u[i], v[i], wait[i]
@@ -290,10 +300,18 @@ def advance(  # type: ignore[no-untyped-def]
             waits[:] = 0
         for t in range(begin, end):
             a, out = acc[i, t * stride : t * stride + samples], sent[i, t * samples : (t + 1) * samples]
-            if keep_u == 0 and refractory == 0:
-                # The usual neuron, in one pass.
+            if plain and factor < 256:
+                # The usual neuron.
                 for s in range(samples):
-                    now = _wrapped(np.int32(np.int32(a[s]) << shift))
+                    now = np.int32(np.int32(a[s]) << shift)
+                    x = _clipped(np.int32(np.int32(_decayed_once(vs[s], factor, divisor) + now) + bias))
+                    spike = x > threshold
+                    vs[s] = np.int32(np.int32(x - off) & keep) if spike else x
+                    out[s] = spike
+                    fired[s] += spike
+            elif plain:
+                for s in range(samples):
+                    now = np.int32(np.int32(a[s]) << shift)
                     x = _clipped(np.int32(np.int32(_decayed(vs[s], keep_v) + now) + bias))
                     spike = x > threshold
                     vs[s] = np.int32(np.int32(x - off) & keep) if spike else x

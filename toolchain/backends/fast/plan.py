@@ -19,6 +19,8 @@ from toolchain.passes.bounds import sum_bounds
 
 SMALL_SUM = 1 << 18
 """Sums up to this leave every number of the neuron's update within 32 bits (see `kernels.advance`)."""
+WRAP = 1 << 17
+"""Sums from here on may wrap the synaptic current."""
 NEVER = (1 << 31) - 1
 """A threshold that no membrane potential reaches."""
 
