@@ -118,6 +118,16 @@ def events(acc, to, sent, begin, end, geometry, ptr, outputs, weights):  # type:
 
 
 @compiled
+def _add_rows(sums, active, n, at, many, weights, first):  # type: ignore[no-untyped-def]
+    """Add `many` weights from `first` on to the sums of each active lane, from `at` on."""
+    row = weights[first : first + many]
+    for k in range(n):
+        own = sums[active[k], at : at + many]
+        for o in range(many):
+            own[o] += row[o]
+
+
+@compiled
 def rows(acc, to, sent, begin, end, geometry, kernel):  # type: ignore[no-untyped-def]
     """The same for spikes without payload: the weights of a tap to all output channels are added as one row.
 
@@ -137,37 +147,33 @@ def rows(acc, to, sent, begin, end, geometry, kernel):  # type: ignore[no-untype
     for start in range(begin, end, BLOCK):
         block = min(BLOCK, end - start)
         sums[:block] = 0
-        for neuron in range(channels * height * width):
-            n = 0
-            for lane in range(block):
-                active[n] = lane
-                n += sent[neuron, start + lane] != 0
-            if n == 0:
-                continue
-            place = neuron % (height * width)
+        # Place by place, so that the sums about a place stay in the cache for all channels.
+        for place in range(height * width):
             _arrives(place // width, sy, top, n_rows, dy, v_size, vs)
             _arrives(place % width, sx, left, columns, dx, w_size, ws)
-            channel = neuron // (height * width)
-            for i in range(n_rows):
-                if vs[i] < 0:
+            for channel in range(channels):
+                lanes = sent[channel * height * width + place, start : start + block]
+                n = 0
+                for lane in range(block):
+                    active[n] = lane
+                    n += lanes[lane] != 0
+                if n == 0:
                     continue
-                weights = kernel[channel * n_rows + i]
-                j = 0
-                while j < columns:
-                    if ws[j] < 0:
-                        j += 1
+                for i in range(n_rows):
+                    if vs[i] < 0:
                         continue
-                    last = j
-                    while together and last + 1 < columns and ws[last + 1] >= 0:
-                        last += 1
-                    at = (vs[i] * w_size + ws[last]) * n_out
-                    many = (last + 1 - j) * n_out
-                    row = weights[(columns - 1 - last) * n_out :]
-                    for k in range(n):
-                        own = sums[active[k], at : at + many]
-                        for o in range(many):
-                            own[o] += row[o]
-                    j = last + 1
+                    j = 0
+                    while j < columns:
+                        if ws[j] < 0:
+                            j += 1
+                            continue
+                        last = j
+                        while together and last + 1 < columns and ws[last + 1] >= 0:
+                            last += 1
+                        at, many = (vs[i] * w_size + ws[last]) * n_out, (last + 1 - j) * n_out
+                        from_ = (columns - 1 - last) * n_out
+                        _add_rows(sums, active, n, at, many, kernel[channel * n_rows + i], from_)
+                        j = last + 1
         for place in range(places):
             for o in range(n_out):
                 into = acc[o * places + place, to + start - begin : to + start - begin + block]
@@ -228,9 +234,10 @@ def _decayed(x, kept):  # type: ignore[no-untyped-def]
 def _decayed_once(x, factor, shift):  # type: ignore[no-untyped-def]
     """trunc(x * factor / 2**shift) within 32 bits, for |x| < 2**23 and a factor below 2**8."""
     product = np.int32(x * factor)
-    # A shift rounds down; what is negative is first raised by one less than the divisor.
-    up = np.int32(np.int32(product >> 31) & np.int32((1 << shift) - 1))
-    return np.int32(np.int32(product + up) >> shift)
+    # A shift rounds down; what is negative is first raised by one less than the divisor. (`& 31` tells the compiler
+    # that 32 bits are enough.)
+    up = np.int32(np.int32(product >> 31) & np.int32((1 << (shift & 31)) - 1))
+    return np.int32(np.int32(product + up) >> (shift & 31))
 
 
 @compiled
@@ -245,6 +252,56 @@ def _wrapped(x):  # type: ignore[no-untyped-def]
 def _clipped(x):  # type: ignore[no-untyped-def]
     """`arithmetic.clip`."""
     return min(max(x, np.int32(1 - (1 << 23))), np.int32((1 << 23) - 1))
+
+
+@compiled
+def _usual(acc, times, shift, neuron, vs, sent, fired):  # type: ignore[no-untyped-def]
+    """Steps of a neuron that keeps nothing of u, never waits, and whose current never wraps. See `advance`.
+
+    neuron: what it keeps of v (of 4096), threshold, and what a spike leaves of v as off and mask in (v - off) & mask.
+    """
+    stride, samples, begin, end = times
+    keep, threshold, off, mask, bias = neuron
+    factor, divisor = keep, 12
+    while factor and factor % 2 == 0:
+        factor, divisor = np.int32(factor >> 1), divisor - 1
+    for t in range(begin, end):
+        a, out = acc[t * stride : t * stride + samples], sent[t * samples : (t + 1) * samples]
+        if factor < 256:
+            for s in range(samples):
+                now = np.int32(np.int32(a[s]) << (shift & 31))
+                x = _clipped(np.int32(np.int32(_decayed_once(vs[s], factor, divisor) + now) + bias))
+                spike = x > threshold
+                vs[s] = np.int32(np.int32(x - off) & mask) if spike else x
+                out[s] = spike
+                fired[s] += spike
+        else:
+            for s in range(samples):
+                now = np.int32(np.int32(a[s]) << (shift & 31))
+                x = _clipped(np.int32(np.int32(_decayed(vs[s], keep) + now) + bias))
+                spike = x > threshold
+                vs[s] = np.int32(np.int32(x - off) & mask) if spike else x
+                out[s] = spike
+                fired[s] += spike
+
+
+@compiled
+def _any(acc, times, shift, keep_u, neuron, refractory, us, vs, waits, sent, fired):  # type: ignore[no-untyped-def]
+    """The same for a neuron of any kind."""
+    stride, samples, begin, end = times
+    keep, threshold, off, mask, bias = neuron
+    for t in range(begin, end):
+        a, out = acc[t * stride : t * stride + samples], sent[t * samples : (t + 1) * samples]
+        for s in range(samples):
+            us[s] = _wrapped(np.int32(_decayed(us[s], keep_u) + np.int32(np.int32(a[s]) << (shift & 31))))
+        for s in range(samples):
+            x = _clipped(np.int32(np.int32(_decayed(vs[s], keep) + us[s]) + bias))
+            x = np.int32(0) if waits[s] > 0 else x
+            spike = x > threshold
+            vs[s] = np.int32(np.int32(x - off) & mask) if spike else x
+            waits[s] = refractory if spike else max(waits[s] - 1, 0)
+            out[s] = spike
+            fired[s] += spike
 
 
 @compiled
@@ -280,55 +337,22 @@ def advance(  # type: ignore[no-untyped-def]
     counts: (samples, size).
     """
     total = 0
-    us, vs, waits = np.empty(samples, np.int32), np.empty(samples, np.int32), np.empty(samples, np.int8)
+    rooms = np.empty(samples, np.int32), np.empty(samples, np.int32), np.empty(samples, np.int8)
     counted = np.zeros((COUNTED, samples), np.int32)
     for i in range(first, last):
         keep_u, keep_v, threshold, bias = registers[0, i], registers[1, i], registers[2, i], registers[3, i]
-        # What a spike leaves of v: (v - off) & keep.
-        off = threshold if subtract else np.int32(0)
-        keep = np.int32(-1) if subtract else np.int32(0)
-        plain = keep_u == 0 and refractory == 0 and not wraps
-        factor, divisor = keep_v, 12
-        while factor and factor % 2 == 0:
-            factor, divisor = np.int32(factor >> 1), divisor - 1
-        fired = counted[(i - first) % COUNTED]
-        if kept:
-            us, vs, waits = u[i], v[i], wait[i]
-        else:
+        us, vs, waits = (u[i], v[i], wait[i]) if kept else rooms
+        if not kept:
             us[:] = 0
             vs[:] = 0
             waits[:] = 0
-        for t in range(begin, end):
-            a, out = acc[i, t * stride : t * stride + samples], sent[i, t * samples : (t + 1) * samples]
-            if plain and factor < 256:
-                # The usual neuron.
-                for s in range(samples):
-                    now = np.int32(np.int32(a[s]) << shift)
-                    x = _clipped(np.int32(np.int32(_decayed_once(vs[s], factor, divisor) + now) + bias))
-                    spike = x > threshold
-                    vs[s] = np.int32(np.int32(x - off) & keep) if spike else x
-                    out[s] = spike
-                    fired[s] += spike
-            elif plain:
-                for s in range(samples):
-                    now = np.int32(np.int32(a[s]) << shift)
-                    x = _clipped(np.int32(np.int32(_decayed(vs[s], keep_v) + now) + bias))
-                    spike = x > threshold
-                    vs[s] = np.int32(np.int32(x - off) & keep) if spike else x
-                    out[s] = spike
-                    fired[s] += spike
-            else:
-                for s in range(samples):
-                    us[s] = _wrapped(np.int32(_decayed(us[s], keep_u) + np.int32(np.int32(a[s]) << shift)))
-                for s in range(samples):
-                    x = _clipped(np.int32(np.int32(_decayed(vs[s], keep_v) + us[s]) + bias))
-                    x = np.int32(0) if waits[s] > 0 else x
-                    spike = x > threshold
-                    vs[s] = np.int32(np.int32(x - off) & keep) if spike else x
-                    waits[s] = refractory if spike else max(waits[s] - 1, 0)
-                    out[s] = spike
-                    fired[s] += spike
         many = (i - first) % COUNTED + 1
+        times = (stride, samples, begin, end)
+        neuron = (keep_v, threshold, threshold if subtract else np.int32(0), np.int32(-1 if subtract else 0), bias)
+        if keep_u == 0 and refractory == 0 and not wraps:
+            _usual(acc[i], times, shift, neuron, vs, sent[i], counted[many - 1])
+        else:
+            _any(acc[i], times, shift, keep_u, neuron, refractory, us, vs, waits, sent[i], counted[many - 1])
         if many == COUNTED or i == last - 1:
             total += _add_counts(counted, counts, i + 1 - many, i + 1)
     return total
