@@ -4,7 +4,7 @@
     python -m tests.benchmarks.simulate_speed mnist cifar curve    # these
     python -m tests.benchmarks.simulate_speed million              # 1 M neurons, 100 M synapses, in 16 GB
 
-Networks are drawn at random, with thresholds at which about a tenth of the neurons fires in a step, so that spikes
+Networks are drawn at random, with thresholds at which a tenth to a fifth of the neurons fires in a step, so that spikes
 reach every layer. Rates are samples per second of wall time: ours is the best of three runs over all samples; Lava's
 its own steady rate over few (start-up not counted); the others' the best of three runs over all samples, as floats,
 the input's spikes given. A peer that is not installed is left out, and the table says so. MNIST is read from
@@ -39,14 +39,15 @@ from toolchain.training.data import load
 
 STEPS = 8
 RATE = 0.1
-"""Part of the neurons that should fire in a step."""
+"""Part of a layer's sources that is taken to fire in a step when its threshold is chosen."""
 
 
 def program_of(graph: Graph, steps: int = STEPS, into_input: float = RATE) -> Program:
-    """The graph compiled, with thresholds at which about RATE of the neurons fires in a step.
+    """The graph compiled, with thresholds of about one standard deviation of the potential that spikes make.
 
     A sum of zero-mean weights of random spikes has the variance fan-in * rate * mean square weight; a membrane that
-    keeps half of itself has 4/3 of it. One in ten values of a normal distribution lies above 1.28 deviations.
+    keeps half of itself has 4/3 of it. Activity then neither dies out nor grows from layer to layer: resets take what
+    is above a tenth.
     """
     graph = replace(graph, steps=steps)
     found = compile_graph(graph, hw_targets.load("loihi"), Options(weight_bits=8), until=LAST_PASS).program
@@ -61,7 +62,7 @@ def program_of(graph: Graph, steps: int = STEPS, into_input: float = RATE) -> Pr
         square = float(np.mean(c.synapses.values.astype(np.float64) ** 2))
         variance = 4 / 3 * c.synapses.connectivity.n_synapses / p.size * rates[c.source] * square
         rates[p.name] = RATE
-        populations.append(replace(p, vth=max(1, int(1.28 * variance**0.5))))
+        populations.append(replace(p, vth=max(1, int(variance**0.5))))
     return replace(found, populations=tuple(populations))
 
 
