@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import golden
@@ -36,29 +37,42 @@ def test_golden(kind: str) -> None:
     assert all(np.array_equal(trace.potentials[name], values) for name, values in wanted.potentials.items())
 
 
-@settings(max_examples=300, deadline=None)
-@given(strategies.programs_and_samples(wide=True, max_samples=7), st.sampled_from((1, 3, 512)), st.booleans())
-def test_random_networks(drawn: tuple, lanes: int, threads: bool) -> None:
+def choosing(way: str | None) -> Callable[..., str]:
+    """What takes the way for every connection that offers it; None: what is cheapest."""
+    usual = delivery.Delivery.choose
+
+    def choose(self: delivery.Delivery, lanes: int, spikes: int) -> str:
+        found = way if way in self.costs(lanes, spikes) else usual(self, lanes, spikes)
+        taken.add(found)
+        return found
+
+    return choose
+
+
+taken: set[str] = set()
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    strategies.programs_and_samples(wide=True, max_samples=7),
+    st.sampled_from((None, *delivery.WAYS)),
+    st.sampled_from((1, 3, 512)),
+    st.booleans(),
+)
+def check_random_networks(drawn: tuple, way: str | None, lanes: int, threads: bool) -> None:
     program, samples = drawn
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(delivery.Delivery, "choose", choosing(way))
         patch.setattr(chunks, "CHUNK_LANES", lanes)
         if threads:
             patch.setattr(chunks, "cores", lambda: 3)
         assert_same(chunks.run(program, samples), reference.run(program, samples))
 
 
-@settings(max_examples=100, deadline=None)
-@given(strategies.programs_and_samples(wide=True), st.sampled_from(sorted(delivery.WAYS)))
-def test_every_way(drawn: tuple, way: str) -> None:
-    """Each way for every connection that offers it."""
-    program, samples = drawn
-
-    def choose(self: delivery.Delivery, lanes: int, spikes: int) -> str:
-        return way if way in self.costs(lanes, spikes) else "gather"
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(delivery.Delivery, "choose", choose)
-        assert_same(chunks.run(program, samples), reference.run(program, samples))
+def test_random_networks() -> None:
+    """In every way that a connection offers, in chunks of any size, by one thread or the parts of several."""
+    check_random_networks()
+    assert taken == set(delivery.WAYS)
 
 
 @settings(max_examples=60, deadline=None)

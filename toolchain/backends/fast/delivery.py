@@ -39,6 +39,8 @@ ROW_NS, ROW_START_NS, TURN_NS = {2: 0.04, 4: 0.08, 8: 0.16}, 5.0, 0.6
 """An output channel of a spike's tap; a tap's start; a target and lane of sums that are turned."""
 DENSE_NS = {4: 0.04, 8: 0.08}
 """A source, target and lane, by bytes of the float."""
+MAKING_NS = {"gather": 25.0, "rows": 6.0, "dense": 4.0}
+"""What a way needs, a synapse, or an entry of the kernel with its zeros."""
 
 
 @dataclass(frozen=True)
@@ -75,21 +77,20 @@ class Delivery:
     """A connection made ready to add to sums of a given kind. What a way needs is made when it is first taken.
 
     sent: what the source sent, uint8, shape (sources + 1, lanes), the last row 0.
+    magnitude: the most that the magnitudes of mantissas times payloads add up to in one target.
     """
 
-    def __init__(self, connection: IntegerConnection, sums: Sums, payload_max: int) -> None:
+    def __init__(self, connection: IntegerConnection, sums: Sums, payload_max: int, magnitude: int) -> None:
         self.source, self.delay, self.synapses = connection.source, connection.delay, connection.synapses
-        self.sums, self.binary = sums, payload_max == 1
+        self.sums, self.binary, self.magnitude = sums, payload_max == 1, magnitude
         pattern = self.synapses.connectivity
         self.n_sources, self.n_targets, self.n_synapses = pattern.n_sources, pattern.n_targets, pattern.n_synapses
         self.lists = pattern.stored
         self.listed = not isinstance(pattern, Convolution)
         self.geometry = np.array(_geometry(pattern), np.int64)
-        reach = pattern.target_sums(np.abs(self.synapses.mantissa.astype(np.int32)))
-        self.magnitude = int(reach.max(initial=0)) * payload_max
-        """The most that the magnitudes add up to in one target, in mantissas."""
         self.real: type[np.floating] = np.float32 if self.magnitude < 1 << 24 else np.float64
         self._made: dict[str, Any] = {}
+        self._missed = 0.0
         self._lock = RLock()
 
     def add(
@@ -116,9 +117,17 @@ class Delivery:
             WAYS[way](self, sums, fresh, to, sent, begin, end, parts)
 
     def choose(self, lanes: int, spikes: int) -> str:
-        """The cheapest way."""
+        """The cheapest way of those that are ready; another one once it would have saved what its making takes."""
         costs = self.costs(lanes, spikes)
-        return min(costs, key=costs.__getitem__)
+        best = min(costs, key=costs.__getitem__)
+        ready = min((way for way in costs if way == "events" or way in self._made), key=costs.__getitem__)
+        if best != ready:
+            self._missed += costs[ready] - costs[best]
+            size = self.n_synapses if best == "gather" else self.lists.capacity
+            if self._missed < MAKING_NS[best] * size:
+                return ready
+            self._missed = 0.0
+        return best
 
     def costs(self, lanes: int, spikes: int) -> dict[str, float]:
         """Nanoseconds that each way takes, about."""
@@ -138,12 +147,12 @@ class Delivery:
             found["dense"] = DENSE_NS[np.dtype(self.real).itemsize] * taps * outputs * lanes
         return found
 
-    def made(self, name: str, make: Callable[[], Any]) -> Any:
+    def made(self, way: str, make: Callable[[], Any]) -> Any:
         """What a way needs, made once, whichever thread comes first."""
         with self._lock:
-            if name not in self._made:
-                self._made[name] = make()
-            return self._made[name]
+            if way not in self._made:
+                self._made[way] = make()
+            return self._made[way]
 
     @property
     def weights(self) -> NDArray[np.signedinteger]:
@@ -177,7 +186,7 @@ class Delivery:
 def _gather(d: Delivery, sums: NDArray, fresh: bool, to: int, sent: NDArray, begin: int, end: int, parts: int) -> None:
     from toolchain.backends.fast import kernels
 
-    lists = d.made("by output", d.by_output)
+    lists = d.made("gather", d.by_output)
     for lane in range(begin, end, LANES):
         stop, at = min(lane + LANES, end), to + lane - begin
 
@@ -190,7 +199,7 @@ def _gather(d: Delivery, sums: NDArray, fresh: bool, to: int, sent: NDArray, beg
 def _events(d: Delivery, sums: NDArray, fresh: bool, to: int, sent: NDArray, begin: int, end: int, parts: int) -> None:
     from toolchain.backends.fast import kernels
 
-    weights = d.made("weights", lambda: d.weights)
+    weights = d.made("events", lambda: d.weights)
 
     def part(first: int, last: int) -> None:
         lanes = (begin + first, begin + last)
@@ -202,7 +211,7 @@ def _events(d: Delivery, sums: NDArray, fresh: bool, to: int, sent: NDArray, beg
 def _rows(d: Delivery, sums: NDArray, fresh: bool, to: int, sent: NDArray, begin: int, end: int, parts: int) -> None:
     from toolchain.backends.fast import kernels
 
-    kernel = d.made("written out", d.written_out)
+    kernel = d.made("rows", d.written_out)
 
     def part(first: int, last: int) -> None:
         kernels.rows(sums, to + first, sent, begin + first, begin + last, d.geometry, kernel)
@@ -213,7 +222,7 @@ def _rows(d: Delivery, sums: NDArray, fresh: bool, to: int, sent: NDArray, begin
 def _dense(d: Delivery, sums: NDArray, fresh: bool, to: int, sent: NDArray, begin: int, end: int, parts: int) -> None:
     # No partial sum is larger than this, so none is rounded.
     assert d.magnitude < 1 << (24 if d.real is np.float32 else 53)
-    matrix = d.made("matrix", d.matrix)
+    matrix = d.made("dense", d.matrix)
     product = matrix @ sent[: d.n_sources, begin:end].astype(d.real)
     shift = d.sums.kind(d.synapses.exponent - d.sums.unit)
     sums[:, to : to + end - begin] += product.astype(d.sums.kind) << shift

@@ -111,33 +111,34 @@ class Plan:
 def _population(program: Program, name: str, group_of: dict[str, int]) -> Population:
     neurons = next(p for p in program.populations if p.name == name)
     entry, into = program.input, program.into(name)
-    sums = reduce(Sums.__add__, (_sums(c, entry) for c in into))
+    own = {c.name: _brought(c, entry.payload_max if c.source == entry.name else 1) for c in into}
+    sums = reduce(Sums.__add__, (_as_injected(own[c.name][0], c, entry) for c in into))
     steady: list[Delivery] = []
     inner: list[Delivery] = []
     outer: list[Delivery] = []
     for c in into:
-        if c.source == entry.name and not entry.on_chip:
-            steady.append(Delivery(c, _own_sums(c, entry.payload_max), entry.payload_max))
-        else:
-            chosen = inner if group_of.get(c.source) == group_of[name] else outer
-            chosen.append(Delivery(c, sums, 1))
+        from_outside = c.source == entry.name and not entry.on_chip
+        looped = group_of.get(c.source) == group_of[name]
+        brought, magnitude = own[c.name]
+        kept, payload_max = (brought, entry.payload_max) if from_outside else (sums, 1)
+        chosen = steady if from_outside else inner if looped else outer
+        chosen.append(Delivery(c, kept, payload_max, magnitude))
     return Population(neurons, sums, tuple(steady), tuple(inner), tuple(outer))
 
 
-def _own_sums(connection: IntegerConnection, payload_max: int) -> Sums:
-    """What a connection can bring to any of its targets, before a host changes it."""
+def _brought(connection: IntegerConnection, payload_max: int) -> tuple[Sums, int]:
+    """What a connection can bring to a target, before a host changes it; and the most that magnitudes add up to."""
     low, high = sum_bounds(connection.synapses, payload_max)
     unit = connection.synapses.exponent
-    return Sums(int(low.min(initial=0)) >> unit, int(high.max(initial=0)) >> unit, unit)
+    sums = Sums(int(low.min(initial=0)) >> unit, int(high.max(initial=0)) >> unit, unit)
+    return sums, int((high - low).max(initial=0)) >> unit
 
 
-def _sums(connection: IntegerConnection, entry: Input) -> Sums:
-    """What reaches the neurons through a connection."""
-    from_input = connection.source == entry.name
-    own = _own_sums(connection, entry.payload_max if from_input else 1)
-    if not (from_input and entry.on_host):
-        return own
-    low, high = entry.inject(np.array([own.low, own.high], np.int64) << own.unit).tolist()
+def _as_injected(brought: Sums, connection: IntegerConnection, entry: Input) -> Sums:
+    """What reaches the neurons of that."""
+    if not (connection.source == entry.name and entry.on_host):
+        return brought
+    low, high = entry.inject(np.array([brought.low, brought.high], np.int64) << brought.unit).tolist()
     return Sums(low, high, 0)
 
 
