@@ -52,7 +52,7 @@ def choosing(way: str | None) -> Callable[..., str]:
 taken: set[str] = set()
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(
     strategies.programs_and_samples(wide=True, max_samples=7),
     st.sampled_from((None, *delivery.WAYS)),
@@ -76,7 +76,7 @@ def test_random_networks() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(strategies.programs_and_samples(wide=True, may_wrap=True, max_exponent=16))
+@given(strategies.programs_and_samples(wide=True, may_wrap=True, max_exponent=24))
 def test_currents_that_wrap(drawn: tuple) -> None:
     program, samples = drawn
     assert_same(chunks.run(program, samples), reference.run(program, samples))

@@ -3,6 +3,7 @@
     python -m tests.benchmarks.simulate_speed                      # all but the largest
     python -m tests.benchmarks.simulate_speed mnist cifar curve    # these
     python -m tests.benchmarks.simulate_speed million              # 1 M neurons, 100 M synapses, in 16 GB
+    python -m tests.benchmarks.simulate_speed ways                 # one layer's sums in every way, ours and libraries'
 
 Networks are drawn at random, with thresholds at which a tenth to a fifth of the neurons fires in a step, so that spikes
 reach every layer. Rates are samples per second of wall time: ours is the best of three runs over all samples; Lava's
@@ -19,19 +20,22 @@ import os
 import resource
 import subprocess
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from scipy import sparse
 
 import hw_targets
 from tests.benchmarks import networks
 from toolchain.backends import fast, lava, reference
+from toolchain.backends.fast import delivery
 from toolchain.backends.trace import Trace
 from toolchain.environment import find_lava
 from toolchain.errors import SnncError, ToolError
-from toolchain.ir import Graph, Program
+from toolchain.ir import Connectivity, Graph, IntegerConnection, IntegerSynapses, Program
 from toolchain.parallel import cores
 from toolchain.pipeline import LAST_PASS, Options, compile_graph
 from toolchain.simulation import synaptic_operations
@@ -320,7 +324,70 @@ def million() -> None:
     print(f"fires: {100 * min(fires.values()):.1f} % to {100 * max(fires.values()):.1f} % of a layer in a step")
 
 
-CASES = {"mnist": mnist, "cifar": cifar, "curve": curve, "million": million}
+def ways() -> None:
+    """Sums of 784 -> 800 for 512 lanes: microseconds of CPU of one thread, and what the model of costs says."""
+    lanes, random, rows = 512, np.random.default_rng(0), []
+    for density in (0.01, 0.05, 0.2, 1.0):
+        weights = np.where(random.random((800, 784)) < density, random.integers(1, 31, (800, 784)), 0)
+        weights *= random.choice([-1, 1], weights.shape)
+        synapses = IntegerSynapses(
+            Connectivity.from_mask(weights != 0), weights.T[weights.T != 0].astype(np.int16), 0, 8, "mixed"
+        )
+        magnitude = int(np.abs(weights).sum(axis=1).max())
+        connection = IntegerConnection("c", "a", "b", synapses)
+        for active in (0.01, 0.1, 0.5):
+            sent = np.zeros((785, lanes), np.uint8)
+            sent[:784] = random.random((784, lanes)) < active
+            d = delivery.Delivery(connection, delivery.Sums(-30000, 30000, 0), 1, magnitude)
+            sums, model = np.zeros((800, lanes), np.int16), d.costs(lanes, int(sent.sum()))
+            found = {}
+            for way, deliver in delivery.WAYS.items():
+                seconds = alone(
+                    lambda deliver=deliver, d=d, sums=sums, sent=sent: deliver(d, sums, True, 0, sent, 0, lanes, 1)
+                )
+                found[way] = f"{seconds * 1e6:,.0f} ({model[way] / 1e3:,.0f})"
+            found.update({name: f"{s * 1e6:,.0f}" for name, s in of_libraries(weights, sent[:784]).items()})
+            rows.append((f"| {100 * density:.0f} % | {100 * active:.0f} % ", found))
+    print("\n| synapses | active | " + " | ".join(rows[0][1]) + " |\n|--:|--:|" + "--:|" * len(rows[0][1]))
+    for head, found in rows:
+        print(head + "| " + " | ".join(found.values()) + " |")
+
+
+def alone(function: Callable[[], object]) -> float:
+    """Seconds of CPU of the calling thread, the fastest of several runs."""
+    function()
+    taken = []
+    for _ in range(5):
+        began = time.thread_time()
+        function()
+        taken.append(time.thread_time() - began)
+    return min(taken)
+
+
+def of_libraries(weights: np.ndarray, sent: np.ndarray) -> dict[str, float]:
+    floats, integers = sent.astype(np.float32), sent.astype(np.int32)
+    single, whole = sparse.csr_array(weights.astype(np.float32)), sparse.csr_array(weights.astype(np.int32))
+    active = sparse.csr_array(integers)
+    found = {
+        "scipy, float32": alone(lambda: single @ floats),
+        "scipy, int32": alone(lambda: whole @ integers),
+        "scipy, both sparse": alone(lambda: whole @ active),
+    }
+    try:
+        import torch
+    except ImportError:
+        return found
+    torch.set_num_threads(1)
+    dense, spikes = torch.from_numpy(weights.astype(np.float32)), torch.from_numpy(floats)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its sparse tensors are announced as unfinished
+        compressed = dense.to_sparse_csr()
+    found["torch, dense"] = alone(lambda: dense @ spikes)
+    found["torch, sparse"] = alone(lambda: compressed @ spikes)
+    return found
+
+
+CASES = {"mnist": mnist, "cifar": cifar, "curve": curve, "million": million, "ways": ways}
 USUAL = ("mnist", "cifar", "curve")
 
 

@@ -20,7 +20,7 @@ from toolchain.backends import reference
 from toolchain.backends.trace import Trace
 from toolchain.ir import Program
 
-LOAD_S, COMPILE_S = 0.7, 12.0
+LOAD_S, COMPILE_S = 0.3, 4.0
 """Seconds to load numba and the compiled functions, and to compile them, once a machine and version."""
 SYNAPSE_S, NEURON_S = 0.6e-9, 12e-9
 """Seconds of the reference for a synapse, and for a neuron, in a step of a sample."""

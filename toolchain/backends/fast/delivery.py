@@ -29,15 +29,15 @@ LANES = 1024
 KERNEL_BYTES = 1 << 28
 """Largest kernel that is written out with its zeros, for the ways `rows` and `dense`."""
 
-# Nanoseconds on one core of an Intel Xeon of 2023 (docs/decisions/0009-fast-simulator.md). Only the choice of a way
-# depends on them, never what is computed.
+# Nanoseconds on one core of an Intel Xeon of 2023, from `python -m tests.benchmarks.simulate_speed ways`
+# (docs/decisions/0009-fast-simulator.md). Only the choice of a way depends on them, never what is computed.
 GATHER_NS = {2: 0.03, 4: 0.07, 8: 0.14}
 """A synapse and lane, by bytes of a sum."""
 EVENT_NS, SCAN_NS = 1.2, 0.5
 """A synapse that a spike reaches; a source and lane that is looked at."""
 ROW_NS, ROW_START_NS, TURN_NS = {2: 0.04, 4: 0.08, 8: 0.16}, 5.0, 0.6
 """An output channel of a spike's tap; a tap's start; a target and lane of sums that are turned."""
-DENSE_NS = {4: 0.04, 8: 0.08}
+DENSE_NS = {4: 0.013, 8: 0.026}
 """A source, target and lane, by bytes of the float."""
 MAKING_NS = {"gather": 25.0, "rows": 6.0, "dense": 4.0}
 """What a way needs, a synapse, or an entry of the kernel with its zeros."""
