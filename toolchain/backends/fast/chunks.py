@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from toolchain.backends.fast import kernels
 from toolchain.backends.fast.delivery import Delivery, spread
@@ -54,7 +55,7 @@ def run(
     )
     at_once = _chunk_samples(plan, n)
     starts = range(0, n, at_once)
-    parts = cores() if len(starts) == 1 else 1
+    parts = max(1, cores() // max(1, len(starts)))
     done, lock = 0, Lock()
 
     rooms: list[Rooms] = []
@@ -70,7 +71,9 @@ def run(
             if progress is not None:
                 progress(done, n)
 
-    in_order(one, starts, program.n_synapses * program.steps * n)
+    # BLAS's own threads and those of several chunks would wait for each other.
+    with threadpool_limits(1 if len(starts) > 1 else None, "blas"):
+        in_order(one, starts, program.n_synapses * program.steps * n)
     return Trace(trace.spikes, trace.counts, trace.output, time.perf_counter() - began, trace.potentials)
 
 
