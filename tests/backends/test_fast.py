@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from test_lava import assert_equal
 
 from toolchain.backends import fast, reference
 from toolchain.backends.fast import chunks, delivery
+from toolchain.backends.fast.plan import Plan
 from toolchain.backends.trace import Trace
 from toolchain.ir import Compartments, Connectivity, IntegerConnection, IntegerSynapses, Program, make_input
 from toolchain.training.data import load
@@ -99,6 +101,17 @@ def perceptron(hidden: int, density: float, coding: str = "rate") -> Program:
     program = Program("perceptron", make_input(coding, "input", 784), populations, tuple(connections), 8)
     program.verify()
     return program
+
+
+def test_sums_too_large_for_32_bits() -> None:
+    """Their neurons are updated by the definition, as a shift by 6 bits would leave an int32."""
+    program, samples = perceptron(20, 0.5), np.arange(5 * 784).reshape(5, 784).astype(np.uint8)
+    connections = [
+        dataclasses.replace(c, synapses=dataclasses.replace(c.synapses, exponent=18)) for c in program.connections
+    ]
+    program = dataclasses.replace(program, connections=tuple(connections))
+    assert not any(p.small for group in Plan.of(program).groups for p in group)
+    assert_same(fast.run(program, samples, at_any_size=True), reference.run(program, samples))
 
 
 def test_all_of_mnist(mnist: Path) -> None:
