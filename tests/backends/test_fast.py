@@ -114,6 +114,25 @@ def test_sums_too_large_for_32_bits() -> None:
     assert_same(fast.run(program, samples, at_any_size=True), reference.run(program, samples))
 
 
+def test_sums_that_float32_would_round() -> None:
+    random = np.random.default_rng(0)
+    mantissa = (2 * random.integers(50, 64, 700 * 3) + 1).astype(np.int16)
+    synapses = IntegerSynapses(Connectivity.from_mask(np.ones((3, 700), bool)), mantissa, 0, 8, "mixed")
+    wanted = mantissa.reshape(700, 3).T.astype(np.int64)
+    sent = np.zeros((701, 5), np.uint8)
+    sent[:700] = 255 - 2 * random.integers(0, 4, (700, 5))
+    wanted = wanted @ sent[:700]
+    assert (wanted != wanted.astype(np.float32)).any()
+    made = delivery.Delivery(
+        IntegerConnection("c", "a", "b", synapses), delivery.Sums(0, 1 << 25, 0), 255, int(wanted.max())
+    )
+    assert made.real is np.float64
+    for way in made.costs(5, 3500):
+        sums = np.zeros((3, 5), np.int32)
+        delivery.WAYS[way](made, sums, False, 0, sent, 0, 5, 1)
+        assert np.array_equal(sums, wanted), way
+
+
 def test_all_of_mnist(mnist: Path) -> None:
     program, samples = perceptron(300, 0.05), load("mnist", mnist).test_x
     got = fast.run(program, samples, at_any_size=True)
