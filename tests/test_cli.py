@@ -136,12 +136,12 @@ def test_simulate_saves_the_spikes_that_it_counts(snnc, build, tmp_path):
 
 
 def test_a_place_for_spikes_is_checked_before_the_work(snnc, build, tmp_path, monkeypatch):
-    from toolchain.backends import reference
+    from toolchain.backends import fast
 
     def never(*_, **__):
         raise AssertionError("simulated for nothing")
 
-    monkeypatch.setattr(reference, "run", never)
+    monkeypatch.setattr(fast, "run", never)
     snnc.refused("simulate", build, "--save-spikes", tmp_path / "no" / "s.npz", says=("could not write", "s.npz"))
     snnc.refused("simulate", build, "--save-spikes", tmp_path, code=2, says=("is a directory",))
     assert not list(tmp_path.iterdir())
@@ -159,7 +159,7 @@ def test_where_a_neuron_is(snnc, build):
 def test_verify_without_lava(snnc, build):
     assert snnc("verify", build, "--samples", 30, "--without-lava", "--json") == 0
     rows = json.loads(snnc.out)
-    assert [row["name"] for row in rows] == ["float", "quantised", "reference"]
+    assert [row["name"] for row in rows] == ["float", "quantised", "reference", "fast"]
     assert rows[0]["agreement"] is None
     assert all(0 <= row["accuracy"] <= 1 for row in rows)
 

@@ -454,7 +454,7 @@ def _samples(build: Build, data_dir: Path | None, count: int | None) -> tuple[ND
 
 @cli.command()
 @click.argument("build_dir", type=click.Path(path_type=Path))
-@click.option("--backend", default="reference", show_default=True, help="reference, lava or onnx.")
+@click.option("--backend", default="fast", show_default=True, help="fast, reference, lava or onnx: all equal.")
 @click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Folder with the data set's files.")
 @click.option("--samples", type=click.IntRange(1), help="How many test samples (default: all).")
 @click.option("--deadline", type=float, help="Seconds after which Lava is stopped (default: from the work).")
@@ -574,13 +574,21 @@ def verify(
     without_lava: bool,
     as_json: bool,
 ) -> None:
-    """Float, quantised, reference and Lava side by side; Lava must equal the reference in every spike."""
+    """Float, quantised, reference, fast, ONNX Runtime and Lava side by side; the last three must equal the reference."""
+    from toolchain.backends import onnx_runtime
     from toolchain.build import load_build
 
     build = load_build(build_dir)
     x, y = _samples(build, data_dir, samples)
-    options = _backend_options("lava", deadline, lava_processes)
-    rows = _verify(build, x, y, {} if without_lava else {"lava": options})
+    exact: dict[str, dict[str, Any]] = {"fast": {"at_any_size": True}, "onnx": {}}
+    try:
+        onnx_runtime.check(build.program)
+    except SnncError as error:
+        del exact["onnx"]
+        err.print(f"no row onnx: {error}", markup=False)
+    if not without_lava:
+        exact["lava"] = _backend_options("lava", deadline, lava_processes)
+    rows = _verify(build, x, y, exact)
     if as_json:
         click.echo(json.dumps([row.to_dict() for row in rows], indent=2))
     else:
@@ -678,7 +686,7 @@ def demo(output: Path, target_name: str, without_lava: bool) -> None:
     _say(f"snnc inspect {build_dir} --why {layer}")
     ctx.invoke(inspect, build_dir=build_dir, why=layer)
     _say(f"snnc simulate {build_dir}")
-    ctx.invoke(simulate, build_dir=build_dir, backend="reference")
+    ctx.invoke(simulate, build_dir=build_dir)
     _say(f"snnc verify {build_dir}" + (" --without-lava" if without_lava else ""))
     ctx.invoke(verify, build_dir=build_dir, samples=100, without_lava=without_lava)
     out.print(f"\nopen {build_dir}/report.html in a browser")

@@ -18,6 +18,7 @@ from toolchain.pipeline import Compilation
 
 BACKENDS: dict[str, str] = {
     "reference": "toolchain.backends.reference:run",
+    "fast": "toolchain.backends.fast:run",
     "lava": "toolchain.backends.lava:run",
     "onnx": "toolchain.backends.onnx_runtime:run",
 }

@@ -6,6 +6,7 @@ kernel once.
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -91,14 +92,17 @@ def _batch(states: Mapping[str, tuple[list[int], type[np.generic]]]) -> int:
     return int(np.clip(BATCH_BYTES // max(bytes_per_sample, 1), 1, BATCH))
 
 
-def _session(program: Program) -> Any:
-    try:
-        import onnxruntime
-    except ModuleNotFoundError:
+def check(program: Program) -> None:
+    """Whether ONNX Runtime can execute a program here.
+
+    Raises:
+        SnncError: as of `run`.
+    """
+    if importlib.util.find_spec("onnxruntime") is None:
         raise SnncError(
             "the back end 'onnx' needs ONNX Runtime, which is not installed",
             remedy="pip install onnxruntime",
-        ) from None
+        )
     dense = dense_bytes(program)
     if dense > DENSE_BYTES_MAX:
         raise SnncError(
@@ -108,6 +112,12 @@ def _session(program: Program) -> Any:
             allowed=f"{DENSE_BYTES_MAX / 2**30:.0f} GiB",
             remedy="use the back end 'reference'",
         )
+
+
+def _session(program: Program) -> Any:
+    check(program)
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(program_bytes(program), options, providers=["CPUExecutionProvider"])

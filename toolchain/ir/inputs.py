@@ -73,7 +73,11 @@ class Input:
         return replace(self, channels=self.channels[neurons])
 
     def read(self, samples: NDArray[np.integer]) -> NDArray[np.int64]:
-        """The values that the input neurons read, checked: shape (n_samples, size).
+        """The values that the input neurons read, checked: shape (n_samples, size). Raises as `check` does."""
+        return self.check(samples)[:, self.channels].astype(np.int64)
+
+    def check(self, samples: NDArray[np.integer]) -> NDArray[np.integer]:
+        """The samples, if this input can read them.
 
         Raises:
             SnncError: wrong shape, not integers, or values outside 0 to 255.
@@ -96,7 +100,7 @@ class Input:
                 allowed="integers, 0 to 255",
                 remedy="scale the data to 8 bits without sign",
             )
-        return values[:, self.channels].astype(np.int64)
+        return values
 
     def verify(self) -> None:
         """Raise SnncError for parameters without meaning."""
