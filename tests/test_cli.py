@@ -159,7 +159,7 @@ def test_where_a_neuron_is(snnc, build):
 def test_verify_without_lava(snnc, build):
     assert snnc("verify", build, "--samples", 30, "--without-lava", "--json") == 0
     rows = json.loads(snnc.out)
-    assert [row["name"] for row in rows] == ["float", "quantised", "reference", "fast"]
+    assert [row["name"] for row in rows] == ["float", "quantised", "reference", "fast", "onnx"]
     assert rows[0]["agreement"] is None
     assert all(0 <= row["accuracy"] <= 1 for row in rows)
 

@@ -459,6 +459,7 @@ def _samples(build: Build, data_dir: Path | None, count: int | None) -> tuple[ND
 @click.option("--samples", type=click.IntRange(1), help="How many test samples (default: all).")
 @click.option("--deadline", type=float, help="Seconds after which Lava is stopped (default: from the work).")
 @click.option("--lava-processes", help="Lava: stock, batched (samples side by side) or auto (default).")
+@click.option("--device", help="fast: cpu (default), or a GPU as torch names it: cuda, cuda:1.")
 @click.option(
     "--save-spikes", type=click.Path(path_type=Path, dir_okay=False), help="Write every spike to an .npz file."
 )
@@ -470,6 +471,7 @@ def simulate(
     samples: int | None,
     deadline: float | None,
     lava_processes: str | None,
+    device: str | None,
     save_spikes: Path | None,
     as_json: bool,
 ) -> None:
@@ -480,7 +482,7 @@ def simulate(
     with _needs_extra("onnx"):
         run = simulation.backend(backend)
     build = load_build(build_dir)
-    options = _backend_options(backend, deadline, lava_processes)
+    options = _backend_options(backend, deadline, lava_processes, device)
     x, y = _samples(build, data_dir, samples)
     # The file is opened first: a place that cannot be written is told before the work, not after it.
     with _spike_file(save_spikes) as save, _progress(f"{backend}, {len(x)} samples") as progress:
@@ -530,12 +532,18 @@ def simulate(
         out.print(f"wrote {save_spikes}")
 
 
-def _backend_options(backend: str, deadline: float | None, lava_processes: str | None) -> dict[str, Any]:
-    given = {"--deadline": ("deadline_s", deadline), "--lava-processes": ("processes", lava_processes)}
-    for option, (_, value) in given.items():
-        if value is not None and backend != "lava":
-            raise UsageError(f"{option} is for the back end lava", where=option)
-    return {name: value for name, value in given.values() if value is not None}
+def _backend_options(
+    backend: str, deadline: float | None, lava_processes: str | None, device: str | None = None
+) -> dict[str, Any]:
+    given = (
+        ("--deadline", "lava", "deadline_s", deadline),
+        ("--lava-processes", "lava", "processes", lava_processes),
+        ("--device", "fast", "device", device),
+    )
+    for option, whose, _, value in given:
+        if value is not None and backend != whose:
+            raise UsageError(f"{option} is for the back end {whose}", where=option)
+    return {name: value for _, _, name, value in given if value is not None}
 
 
 @contextlib.contextmanager
@@ -574,7 +582,7 @@ def verify(
     without_lava: bool,
     as_json: bool,
 ) -> None:
-    """Float, quantised, reference, fast, ONNX Runtime and Lava side by side; the last three must equal the reference."""
+    """Float, quantised and reference, and fast, ONNX Runtime and Lava, which must equal the reference."""
     from toolchain.backends import onnx_runtime
     from toolchain.build import load_build
 

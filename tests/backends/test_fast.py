@@ -10,14 +10,16 @@ import golden
 import numpy as np
 import pytest
 import strategies
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_lava import assert_equal
 
 from toolchain.backends import fast, reference
-from toolchain.backends.fast import chunks, delivery
+from toolchain.backends.fast import chunks, delivery, device
 from toolchain.backends.fast.plan import Plan
 from toolchain.backends.trace import Trace
+from toolchain.errors import UsageError
 from toolchain.ir import Compartments, Connectivity, IntegerConnection, IntegerSynapses, Program, make_input
 from toolchain.training.data import load
 
@@ -162,3 +164,65 @@ def test_only_what_is_asked_for_is_recorded() -> None:
     assert set(trace.spikes) == {"fc2"}
     assert_same(trace, reference.run(program, samples, record=["fc2"]))
     assert done[-1] == (5, 5)
+
+
+@settings(max_examples=120, deadline=None)
+@given(strategies.programs_and_samples(wide=True, max_samples=7), st.booleans(), st.sampled_from((0.0, 2.0)))
+def check_random_networks_by_torch(drawn: tuple, small: bool, sparse: float) -> None:
+    program, samples = drawn
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "SPARSE", sparse)
+        if small:
+            patch.setattr(device, "CHUNK_BYTES", 1)
+        assert_same(device.run(program, samples, "cpu"), reference.run(program, samples))
+
+
+def test_random_networks_by_torch() -> None:
+    """The code for GPUs, on the processor: kernels written out and kept sparse, one sample at a time and all."""
+    check_random_networks_by_torch()
+
+
+@pytest.mark.parametrize("kind", golden.KINDS)
+def test_golden_by_torch(kind: str) -> None:
+    wanted = golden.read(kind)
+    trace = device.run(wanted.program, wanted.samples, "cpu")
+    for name, spikes in wanted.spikes.items():
+        assert np.array_equal(trace.spikes[name], spikes), name
+    assert all(np.array_equal(trace.potentials[name], values) for name, values in wanted.potentials.items())
+
+
+def test_products_on_a_device_are_of_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted, seen = golden.read(golden.KINDS[0]), []
+    product = device._Product.__call__
+
+    def watched(self: device._Product, sent: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.get_float32_matmul_precision())
+        return product(self, sent)
+
+    monkeypatch.setattr(device._Product, "__call__", watched)
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        device.run(wanted.program, wanted.samples, "cpu")
+        assert set(seen) == {"highest"}
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.parametrize("name", ["cuda", "cuda:7", "tpu"])
+def test_a_device_that_is_not_there(name: str) -> None:
+    wanted = golden.read(golden.KINDS[0])
+    with pytest.raises(UsageError, match="torch cannot compute") as caught:
+        fast.run(wanted.program, wanted.samples, device=name)
+    assert "--device" in str(caught.value)
+    assert name in str(caught.value)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+def test_golden_on_a_gpu() -> None:
+    for kind in golden.KINDS:
+        wanted = golden.read(kind)
+        trace = fast.run(wanted.program, wanted.samples, device="cuda")
+        assert_same(trace, reference.run(wanted.program, wanted.samples))

@@ -1,6 +1,6 @@
 """ONNX Runtime, executing the written file, equals the reference spike for spike."""
 
-import builtins
+import importlib.util
 
 import golden
 import numpy as np
@@ -158,14 +158,7 @@ def test_what_memory_cannot_hold_is_refused(monkeypatch):
 
 
 def test_without_the_runtime(monkeypatch):
-    imported = builtins.__import__
-
-    def missing(name, *rest):
-        if name == "onnxruntime":
-            raise ModuleNotFoundError(name)
-        return imported(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SnncError, match="pip install onnxruntime"):
         onnx_runtime.run(wide(4, 1), np.zeros((1, 4), np.uint8))
 

@@ -32,6 +32,7 @@ def run(
     *,
     record: Collection[str] | None = None,
     at_any_size: bool = False,
+    device: str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> Trace:
     """Simulate every sample (integers 0 to 255, shape (n_samples, sample_size)) for `program.steps` steps.
@@ -40,8 +41,17 @@ def run(
 
     record: populations whose spikes are kept (all when None); spike counts are kept for all.
     at_any_size: never leave it to the reference: for comparisons with that.
+    device: "cpu", or a GPU as torch names it, "cuda" or "cuda:1" (device.py).
     progress: called with (samples done, samples in all).
+
+    Raises:
+        UsageError: torch sees no such device.
+        SnncError: samples that the input cannot read.
     """
+    if device != "cpu":
+        from toolchain.backends.fast import device as other
+
+        return other.run(program, samples, device, record, progress)
     if not at_any_size and _seconds_of_reference(program, len(samples)) < _start_up():
         return reference.run(program, samples, record=record, progress=progress)
     from toolchain.backends.fast import chunks
