@@ -128,10 +128,9 @@ class MapCutter:
                     continue
                 grid = candidate.grid()
                 bound = self._bound(grid)
-                trial = None if bound else self._try(grid)
-                failed = bound if trial is None else trial.broken
-                candidate.broken[:] = failed
-                if trial is not None and not failed:
+                trial = None if bound else self._try(grid, math.inf if best is None else best.weight)
+                candidate.broken[:] = bound if trial is None else trial.broken
+                if trial is not None and not trial.broken:
                     best = trial if best is None or trial.weight < best.weight else best
                     if self.method == "nxtf":
                         break
@@ -304,8 +303,11 @@ class MapCutter:
 
     # -- one grid -----------------------------------------------------------------------------------------------------
 
-    def _try(self, grid: Grid) -> _Trial:
-        """The grid costed, or as much of it as shows that it does not fit."""
+    def _try(self, grid: Grid, most: float) -> _Trial | None:
+        """The grid costed, or as much of it as shows that it does not fit.
+
+        None where its weight is no less than `most`, which is seen before most of its lists are written.
+        """
         exclusive = {name: x.exclusive(grid, self.layout) for name, x in self.convolutions.items()}
         kinds = tuple(self._kinds(axis, grid, exclusive) for axis in range(3))
         usages: dict[tuple[int, ...], tuple[Usage, Usage, dict[str, SliceCost]]] = {}
@@ -325,36 +327,58 @@ class MapCutter:
             usages[cell] = self._cost(first(cell), exclusive)
             return broken(self.limits(usages[cell][0]))
 
+        def failed(found: list[Limit]) -> _Trial:
+            return _Trial(grid, found, weight, kinds, usages, self.outgoing.targets)  # type: ignore[arg-type]
+
+        entries = self._entries.table(grid)
+        sent = {cell: entries[np.ix_(*(members[axis][k] for axis, k in enumerate(cell)))] for cell in cells}
+
+        def weighed(cell: tuple[int, ...], usage: Usage) -> float:
+            even = usage.sending(usage.output_axons + int(sent[cell].mean()), usage.crossing_axons)
+            return sent[cell].size * sum(limit.share for limit in self.limits(even) if limit.rule in WEIGHED)
+
+        def axons(cell: tuple[int, ...]) -> list[Limit]:
+            return self._axons_broken(first(cell), exclusive)
+
         # Axons are counted without a list written: first the most frequent slice, then all.
-        checks = [(cells[:1], lambda cell: self._axons_broken(first(cell), exclusive)), (cells[:1], costed)]
-        checks += [(cells[1:], check) for _, check in checks]
-        for some, check in checks:
+        for some, check in ((cells[:1], axons), (cells[:1], costed), (cells[1:], axons)):
             for cell in some:
                 if found := check(cell):
-                    return _Trial(grid, found, weight, kinds, usages, self.outgoing.targets)  # type: ignore[arg-type]
-        entries = self._entries.table(grid)
+                    return failed(found)
+        if most < math.inf and sum(weighed(cell, self._least(first(cell), exclusive)) for cell in cells) >= most:
+            return None
+        for cell in cells[1:]:
+            if found := costed(cell):
+                return failed(found)
         crossing = self._entries.crossing_table(grid)
         for cell in cells:
-            where = [members[axis][k] for axis, k in enumerate(cell)]
             usage, _, _ = usages[cell]
-            sent = entries[np.ix_(*where)]
-            apart = int(crossing[np.ix_(*where)].max())
-            full = replace(usage, output_axons=usage.output_axons + int(sent.max()), crossing_axons=apart)
-            limits = self.limits(full)
-            found = broken(limits)
-            if found:
+            apart = int(crossing[np.ix_(*(members[axis][k] for axis, k in enumerate(cell)))].max())
+            full = usage.sending(usage.output_axons + int(sent[cell].max()), apart)
+            if found := broken(self.limits(full)):
                 break
-            even = replace(usage, output_axons=usage.output_axons + int(sent.mean()))
-            weight += sent.size * sum(limit.share for limit in self.limits(even) if limit.rule in WEIGHED)
+            weight += weighed(cell, usage)
         return _Trial(grid, found, weight, kinds, usages, entries)  # type: ignore[arg-type]
 
     def _axons_broken(self, region: Region, exclusive: Mapping[str, Exclusive]) -> list[Limit]:
         """The limits that the input axons of a slice break alone; not looked at where lists would have to be made."""
-        if self.listed:
-            return []
+        return [] if self.listed else broken(self.limits(Usage(input_axons=self._input_axons(region, exclusive))))
+
+    def _input_axons(self, region: Region, exclusive: Mapping[str, Exclusive]) -> int:
         parts = self._parts(region, self.layout(region.ranges), exclusive)  # type: ignore[arg-type]
         resets = len(region) if self.costing.neuron_size(self.neurons) > 1 else 0
-        return broken(self.limits(Usage(input_axons=resets + sum(part.axons.n_axons for part in parts.values()))))
+        return resets + sum(part.axons.n_axons for part in parts.values())
+
+    def _least(self, region: Region, exclusive: Mapping[str, Exclusive]) -> Usage:
+        """Of what cuts are weighed by, as much as is known of a slice before its lists are written."""
+        if self.listed:
+            return Usage()
+        layout, resets = self.layout(region.ranges), self.costing.neuron_size(self.neurons) > 1  # type: ignore[arg-type]
+        words = sum(
+            next(x.least_words(region.ranges, layout, self.costing.model), 0) for x in self.convolutions.values()
+        )
+        own = len(region) * resets
+        return Usage(input_axons=self._input_axons(region, exclusive), output_axons=own, synapse_words=words + own)
 
     def _kinds(self, axis: int, grid: Grid, exclusive: Mapping[str, Exclusive]) -> list[int]:
         """Numbers of the ranges of an axis, equal where slices that differ in them alone cost the same."""
