@@ -51,12 +51,7 @@ def run(
     began = time.perf_counter()
     program.input.read(samples)
     session = _session(program)
-    sizes = {program.input.name: program.input.size, **{p.name: p.size for p in program.populations}}
-    wanted = set(sizes if record is None else record)
-    n = len(samples)
-    spikes = {name: np.zeros((n, program.steps, size), np.uint8) for name, size in sizes.items() if name in wanted}
-    counts = {name: np.zeros((n, size), np.int32) for name, size in sizes.items()}
-    potentials = {p.name: np.zeros((n, p.size), np.int64) for p in program.populations if not p.spiking}
+    n, trace = len(samples), Trace.room(program, len(samples), record, np.int64)
     outputs = [value.name for value in session.get_outputs()]
     states = {v.name: (v.shape[1:], TYPES[v.type]) for v in session.get_inputs() if v.name != SAMPLE}
     batch = _batch(states)
@@ -67,23 +62,17 @@ def run(
         for t in range(program.steps):
             result = dict(zip(outputs, session.run(outputs, {SAMPLE: values, **state}), strict=True))
             state = {name: result[f"{name}_next"] for name in states}
-            for name in sizes.keys() - potentials.keys():
+            for name in trace.counts.keys() - trace.potentials.keys():
                 # The input's spikes carry a payload; what is recorded is that there was one.
                 fired = (result[f"{name}.spikes"] != 0).astype(np.uint8)
-                counts[name][here] += fired
-                if name in wanted:
-                    spikes[name][here, t] = fired
-        for name in potentials:
-            potentials[name][here] = state[f"{name}.v"]
+                trace.counts[name][here] += fired
+                if name in trace.spikes:
+                    trace.spikes[name][here, t] = fired
+        for name in trace.potentials:
+            trace.potentials[name][here] = state[f"{name}.v"]
         if progress is not None:
             progress(min(start + batch, n), n)
-    return Trace(
-        spikes=spikes,
-        counts=counts,
-        potentials=potentials,
-        output=program.output.name,
-        seconds=time.perf_counter() - began,
-    )
+    return trace.after(time.perf_counter() - began)
 
 
 def _batch(states: Mapping[str, tuple[list[int], type[np.generic]]]) -> int:

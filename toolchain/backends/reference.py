@@ -71,10 +71,7 @@ def simulate(
     began = time.perf_counter()
     n, steps, entry = len(samples), network.steps, network.input
     sizes = {entry.name: entry.size, **{p.name: p.size for p in network.populations}}
-    wanted = set(sizes if record is None else record)
-    spikes = {name: np.zeros((n, steps, size), np.uint8) for name, size in sizes.items() if name in wanted}
-    counts = {name: np.zeros((n, size), np.int32) for name, size in sizes.items()}
-    potentials = {p.name: np.zeros((n, p.size), kind) for p in network.populations if not p.spiking}
+    trace = Trace.room(network, n, record, kind)
     into = {p.name: [c for c in network.connections if c.target == p.name] for p in network.populations}
     batch = _batch(steps, sizes)
     for start in range(0, n, batch):
@@ -95,20 +92,14 @@ def simulate(
                         a += steady[c.name] if c.name in steady else sums[c.name](sent[c.source][t - c.delay])
                 state[p.name], fired[p.name][t] = p.step(state[p.name], a)
         for name, values in {entry.name: (payload != 0).astype(np.uint8), **fired}.items():
-            counts[name][here] = values.sum(axis=0, dtype=np.int32)
-            if name in wanted:
-                spikes[name][here] = values.transpose(1, 0, 2)
-        for name in potentials:
-            potentials[name][here] = state[name].v
+            trace.counts[name][here] = values.sum(axis=0, dtype=np.int32)
+            if name in trace.spikes:
+                trace.spikes[name][here] = values.transpose(1, 0, 2)
+        for name in trace.potentials:
+            trace.potentials[name][here] = state[name].v
         if progress is not None:
             progress(here.stop, n)
-    return Trace(
-        spikes=spikes,
-        counts=counts,
-        potentials=potentials,
-        output=network.populations[-1].name,
-        seconds=time.perf_counter() - began,
-    )
+    return trace.after(time.perf_counter() - began)
 
 
 def _batch(steps: int, sizes: Mapping[str, int]) -> int:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from toolchain.errors import Diagnostic, SnncError
+from toolchain.ir import Graph, Program
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +30,31 @@ class Trace:
     seconds: float
     potentials: Mapping[str, NDArray] = field(default_factory=dict)
     notes: tuple[Diagnostic, ...] = ()
+
+    @classmethod
+    def room(
+        cls, network: Program | Graph, samples: int, record: Collection[str] | None, kind: type[np.generic]
+    ) -> Trace:
+        """Zeros for so many samples, to be filled in. record: populations whose spikes are kept (all when None).
+
+        kind: of the potentials.
+        """
+        sizes = {network.input.name: network.input.size, **{p.name: p.size for p in network.populations}}
+        return cls(
+            spikes={
+                name: np.zeros((samples, network.steps, size), np.uint8)
+                for name, size in sizes.items()
+                if record is None or name in record
+            },
+            counts={name: np.zeros((samples, size), np.int32) for name, size in sizes.items()},
+            output=network.populations[-1].name,
+            seconds=0.0,
+            potentials={p.name: np.zeros((samples, p.size), kind) for p in network.populations if not p.spiking},
+        )
+
+    def after(self, seconds: float) -> Trace:
+        """The same, as it took so long."""
+        return replace(self, seconds=seconds)
 
     @property
     def decisions(self) -> NDArray[np.int64]:

@@ -41,18 +41,7 @@ def run(
     began = time.perf_counter()
     plan, n, entry = Plan.of(program), len(samples), program.input
     values = np.ascontiguousarray(entry.check(samples), np.uint8)
-    sizes = {entry.name: entry.size, **{p.name: p.size for p in program.populations}}
-    trace = Trace(
-        spikes={
-            name: np.zeros((n, program.steps, size), np.uint8)
-            for name, size in sizes.items()
-            if record is None or name in record
-        },
-        counts={name: np.zeros((n, size), np.int32) for name, size in sizes.items()},
-        output=program.output.name,
-        seconds=0.0,
-        potentials={p.name: np.zeros((n, p.size), np.int64) for p in program.populations if not p.spiking},
-    )
+    trace = Trace.room(program, n, record, np.int64)
     at_once = _chunk_samples(plan, n)
     starts = range(0, n, at_once)
     parts = max(1, cores() // max(1, len(starts)))
@@ -74,7 +63,7 @@ def run(
     # BLAS's own threads and those of several chunks would wait for each other.
     with threadpool_limits(1 if len(starts) > 1 else None, "blas"):
         in_order(one, starts, program.n_synapses * program.steps * n)
-    return Trace(trace.spikes, trace.counts, trace.output, time.perf_counter() - began, trace.potentials)
+    return trace.after(time.perf_counter() - began)
 
 
 def _chunk_samples(plan: Plan, n: int) -> int:

@@ -53,15 +53,7 @@ def run(
     began = time.perf_counter()
     plan, n, entry, where = Plan.of(program), len(samples), program.input, _device(device)
     values = np.ascontiguousarray(entry.check(samples)[:, entry.channels], np.uint8)
-    sizes = {entry.name: entry.size, **{p.name: p.size for p in program.populations}}
-    kept = {name for name in sizes if record is None or name in record}
-    trace = Trace(
-        spikes={name: np.zeros((n, program.steps, sizes[name]), np.uint8) for name in sizes if name in kept},
-        counts={name: np.zeros((n, size), np.int32) for name, size in sizes.items()},
-        output=program.output.name,
-        seconds=0.0,
-        potentials={p.name: np.zeros((n, p.size), np.int64) for p in program.populations if not p.spiking},
-    )
+    trace = Trace.room(program, n, record, np.int64)
     with _exact(), torch.inference_mode():
         work = _Device(plan, where)
         at_once = max(1, CHUNK_BYTES // (program.steps * FLOATS * 4 * work.widest))
@@ -70,7 +62,7 @@ def run(
             _Batch(work, values[here], here, trace).run()
             if progress is not None:
                 progress(here.stop, n)
-    return Trace(trace.spikes, trace.counts, trace.output, time.perf_counter() - began, trace.potentials)
+    return trace.after(time.perf_counter() - began)
 
 
 def _device(name: str) -> torch.device:
