@@ -12,7 +12,10 @@ __all__ = ["METHODS", "Clock", "MethodConfig", "Run", "method_config"]
 
 METHODS: dict[str, str] = {
     "dense": "toolchain.training.methods.dense:Dense",
+    "gmp": "toolchain.training.methods.gmp:MagnitudePruning",
     "grad-r": "toolchain.training.methods.grad_r:GradRewiring",
+    "rigl": "toolchain.training.methods.rigl:RigL",
+    "set": "toolchain.training.methods.set:SparseEvolution",
 }
 
 
