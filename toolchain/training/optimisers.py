@@ -150,15 +150,15 @@ class GradR(torch.optim.Optimizer):
 
 
 class DeepR(GradR):
-    """Weights w = s * theta with a fixed sign s, of which a fixed number is active (theta > 0) after every step.
+    """Weights w = s * theta with a fixed sign s, of which as many as at the start are active (theta > 0) after each step.
 
     With eta, m, D and s as in `GradR`, each active theta makes a step; that of the gradient is Adam's, where the paper
     has the plain one::
 
         theta += -eta * s * m / D - eta * l1 + sqrt(2 * eta * temperature) * N(0, 1)
 
-    An active theta that is at or below 0 then becomes dormant, and as many dormant ones as are missing, drawn alike
-    from all, become active at 0 (here `FLOOR`, as a weight of 0 is no synapse). temperature None: eta * l1**2 / 18,
+    An active theta that is at or below 0 then becomes dormant, and as many dormant ones of the tensor as are missing,
+    drawn alike, become active at 0 (here `FLOOR`, as a weight of 0 is no synapse). temperature None: eta * l1**2 / 18,
     with which the noise has a third of the size of the shrinking.
 
     random: the generator of the noise and of the draw; set it before a step to have it repeatable.
@@ -170,7 +170,7 @@ class DeepR(GradR):
         super().__init__(params, alpha=0.0, **options)
         for group in self.param_groups:
             group["l1"], group["temperature"] = l1, temperature
-        self.active = sum(int((theta > 0).sum()) for theta in self.thetas())
+        self.active = [int((theta > 0).sum()) for theta in self.thetas()]
         self.random: torch.Generator | None = None
 
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -188,16 +188,12 @@ class DeepR(GradR):
 
     @torch.no_grad()
     def _activate(self) -> None:
-        """Make dormant connections active, so that there are as many as at the start."""
-        thetas = self.thetas()
-        dormant = torch.cat([(theta <= 0).flatten() for theta in thetas]).nonzero().flatten()
-        missing = self.active - (sum(theta.numel() for theta in thetas) - len(dormant))
-        if missing <= 0:
-            return
-        chosen = torch.zeros(sum(theta.numel() for theta in thetas), dtype=torch.bool)
-        chosen[dormant[torch.randperm(len(dormant), generator=self.random)[:missing]]] = True
-        parts = chosen.split([theta.numel() for theta in thetas])
+        """Make dormant connections of each layer active, so that it has as many as at the start."""
         weights = [weight for group in self.param_groups for weight in group["params"]]
-        for weight, theta, part in zip(weights, thetas, parts, strict=True):
-            theta.masked_fill_(part.view(theta.shape), FLOOR)
-            self.write(weight)
+        for weight, theta, active in zip(weights, self.thetas(), self.active, strict=True):
+            dormant = (theta <= 0).flatten().nonzero().flatten()
+            missing = active - (theta.numel() - len(dormant))
+            if missing > 0:
+                chosen = dormant[torch.randperm(len(dormant), generator=self.random)[:missing]]
+                theta.view(-1)[chosen] = FLOOR
+                self.write(weight)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class DeepRewiring(MethodConfig):
     """Deep R; the rule and its source stand at `optimisers.DeepR`. Training starts with random synapses, more dense in
-    small layers (`masks.erdos_renyi`); those that come back are drawn from all layers alike.
+    small layers (`masks.erdos_renyi`), and each layer keeps their number.
 
     connectivity: of all weights, from the first step to the last.  l1: (alpha there) how fast synapses shrink.
     temperature: (T there) of the noise; without, eta * l1**2 / 18.  freeze: (ours) fraction of training at the end in
@@ -26,7 +26,7 @@ class DeepRewiring(MethodConfig):
     name: ClassVar[str] = "deep-r"
 
     connectivity: float = setting(0.1, above=0.0, high=1.0)
-    l1: float = setting(1e-2, low=0.0)
+    l1: float = setting(1e-3, low=0.0)
     temperature: float | None = setting(None, low=0.0)
     freeze: float = setting(0.1, low=0.0, high=1.0)
 
@@ -42,8 +42,12 @@ class DeepRRun(RewiringRun):
         from toolchain.training.optimisers import DeepR
         from toolchain.training.seeds import REWIRING, generator
 
+        # A dormant synapse has a sign too: that of the weight it was initialised with.
+        signs = [weight.detach().clone() for weight in network.weights()]
         thin_out(network.weights(), config.connectivity, generator(network.recipe.seed, REWIRING, 0))
         self._deep_r = DeepR(network.weights(), l1=config.l1, temperature=config.temperature, weight_decay=weight_decay)
+        for weight, sign in zip(network.weights(), signs, strict=True):
+            self._deep_r.state[weight]["sign"].masked_fill_(sign < 0, -1.0)
         super().__init__(network, self._deep_r, total_steps - round(config.freeze * total_steps))
 
     def step(self, clock: Clock) -> None:
