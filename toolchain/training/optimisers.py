@@ -150,7 +150,7 @@ class GradR(torch.optim.Optimizer):
 
 
 class DeepR(GradR):
-    """Weights w = s * theta with a fixed sign s, of which as many as at the start are active (theta > 0) after each step.
+    """Weights w = s * theta with a fixed sign s; as many as at the start are active (theta > 0) after each step.
 
     With eta, m, D and s as in `GradR`, each active theta makes a step; that of the gradient is Adam's, where the paper
     has the plain one::

@@ -17,6 +17,7 @@ METHODS: dict[str, str] = {
     "grad-r": "toolchain.training.methods.grad_r:GradRewiring",
     "rigl": "toolchain.training.methods.rigl:RigL",
     "set": "toolchain.training.methods.set:SparseEvolution",
+    "stds": "toolchain.training.methods.stds:DendriticSpines",
 }
 
 
