@@ -18,6 +18,7 @@ METHODS: dict[str, str] = {
     "rigl": "toolchain.training.methods.rigl:RigL",
     "set": "toolchain.training.methods.set:SparseEvolution",
     "stds": "toolchain.training.methods.stds:DendriticSpines",
+    "upr": "toolchain.training.methods.upr:LearntMasks",
 }
 
 
