@@ -115,9 +115,9 @@ def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
 @cli.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Folder with the data set's files.")
-@click.option("--method", help="Pruning method: grad-r or dense.")
+@click.option("--method", help="Pruning method (docs/training.md); keeps the recipe's connectivity.")
 @click.option("--alpha", type=float, help="Grad R's constant pressure toward zero, as published.")
-@click.option("--connectivity", type=float, help="Part of the synapses to keep (0 to 1); alpha is steered to it.")
+@click.option("--connectivity", type=float, help="Part of the synapses that there are at the end (0 to 1).")
 @click.option("--epochs", type=int, help="Passes over the training set (default: the recipe's).")
 @click.option("--seed", type=int, help="Seed of weights, order and augmentation (default: the recipe's).")
 @click.option("--quantise-aware/--float", "quantise_aware", default=None, help="Train in the chip's arithmetic.")
@@ -158,7 +158,11 @@ def train(
 def _train(recipe: Path, overrides: dict[str, Any], data_dir: Path | None, output: Path, resume: bool) -> None:
     from toolchain.training.recipe import Recipe
 
-    resolved = Recipe.load(_recipe_path(recipe)).resolve(overrides)
+    loaded = Recipe.load(_recipe_path(recipe))
+    resolved = loaded.resolve(overrides)
+    if left_out := loaded.left_out(resolved):
+        keys = ", ".join(left_out)
+        err.print(f"{resolved.method.name} starts from its own defaults; {loaded.method.name}'s {keys} left out")
     with _needs_extra("train"):
         from toolchain.training.loop import train as run_training
     result = run_training(resolved, data_dir=data_dir, out_dir=output, resume=resume)

@@ -21,6 +21,7 @@ from toolchain.training.architecture import Conv, MaxPool, NeuronOptions, Planne
 from toolchain.training.data import load
 from toolchain.training.layers import ConvLayer, MaxPoolStage
 from toolchain.training.loop import Session, train
+from toolchain.training.methods import METHODS
 from toolchain.training.modules import SpikingNetwork
 from toolchain.training.progress import Silent
 from toolchain.training.recipe import Recipe
@@ -150,7 +151,7 @@ def test_training_in_floating_point_folds_at_the_end(tmp_path, maps):
     assert load_model(result.model).graph.populations[-1].name == "fc2"
 
 
-@pytest.mark.parametrize("method", ["grad-r", "dense"])
+@pytest.mark.parametrize("method", sorted(METHODS))
 def test_folding_a_batch_norm_changes_nothing_and_moments_follow(maps, method, tmp_path):
     session = Session(maps.resolve({"method.name": method}), load("digits"), tmp_path)
     for _ in range(3):

@@ -1,5 +1,6 @@
 """What every pruning method must keep, run through the whole table."""
 
+import dataclasses
 import json
 import threading
 
@@ -14,23 +15,66 @@ from toolchain.training.methods import METHODS, method_config
 from toolchain.training.progress import Silent
 from toolchain.training.recipe import Recipe
 
+TREE = [
+    {"kind": "conv", "name": "stem", "channels": 3},
+    {"kind": "conv", "name": "inner", "channels": 3},
+    {"kind": "add", "name": "block", "from": ["stem", "inner"]},
+    {"kind": "avg_pool"},
+    {"kind": "dense", "name": "loop", "units": 12, "recurrent": True},
+]
+
+
+def of_method(recipe: Recipe, name: str) -> Recipe:
+    """The recipe with another method, which moves synapses often and has a final set before the end."""
+    often = {"interval": 7, "freeze": 0.3, "connectivity": 0.2}
+    known = {field.name for field in dataclasses.fields(method_config(name))}
+    return recipe.resolve({"method.name": name} | {f"method.{key}": often[key] for key in often if key in known})
+
 
 @pytest.fixture(params=sorted(METHODS))
 def recipe(request, small) -> Recipe:
-    return small.resolve({"method.name": request.param, "network.bias": True})
+    return of_method(small, request.param).resolve({"network.bias": True})
 
 
-def test_the_mask_is_respected(tmp_path, recipe):
-    result = train(recipe, out_dir=tmp_path / "run", reporter=Silent())
+@pytest.fixture(params=sorted(METHODS))
+def tree(request, small) -> Recipe:
+    """Convolutions, a residual sum, recurrent weights and batch norms that are folded, in the chip's integers."""
+    overrides = {"network.hidden": [], "network.layers": TREE, "network.batch_norm": True, "quantise.fold": 0.5}
+    return of_method(small, request.param).resolve({**overrides, "train.epochs": 2})
+
+
+def holds_what_it_promises(result) -> None:
+    """A synapse has a weight, and nothing else has; there are as many as asked for."""
     model = torch.load(result.model, weights_only=True)
     total = alive = 0
-    for layer in (layer for layer in model["layers"] if "mask" in layer):
+    for layer in [*model["layers"], *(layer.get("recurrent") or {} for layer in model["layers"])]:
+        if "mask" not in layer:
+            continue
         assert layer["mask"].dtype == torch.bool
         assert layer["mask"].shape == layer["weight"].shape
-        # A synapse has a weight, and nothing else has.
         assert torch.equal(layer["weight"] != 0, layer["mask"])
         total, alive = total + layer["mask"].numel(), alive + int(layer["mask"].sum())
     assert result.metrics["connectivity"] == pytest.approx(alive / total)
+    asked = getattr(result.recipe.method, "connectivity", 1.0)
+    assert alive == round(asked * total)
+
+
+def test_the_mask_is_respected_and_the_connectivity_reached(tmp_path, recipe):
+    holds_what_it_promises(train(recipe, out_dir=tmp_path / "run", reporter=Silent()))
+
+
+def test_a_map_network_with_recurrent_weights(tmp_path, tree):
+    whole = train(tree, out_dir=tmp_path / "whole", reporter=Silent())
+    holds_what_it_promises(whole)
+    assert "loop.recurrent" in whole.metrics["connectivity_per_layer"]
+    # 30 of 60 steps are done when the batch norms are folded: a stop before it.
+    stopped_and_resumed(tree, tmp_path / "part", 20)
+    assert content(tmp_path / "part") == content(tmp_path / "whole")
+
+
+def test_in_floating_point(tmp_path, recipe):
+    overrides = {"quantise.aware": False, "train.epochs": 2}
+    holds_what_it_promises(train(recipe.resolve(overrides), out_dir=tmp_path / "run", reporter=Silent()))
 
 
 def test_same_seed_same_result_and_another_seed_another(tmp_path, recipe):
@@ -54,19 +98,22 @@ class StopAt(Silent):
             self.stopped.set()
 
 
+def stopped_and_resumed(recipe, folder, step):
+    folder.mkdir()
+    stopped = threading.Event()
+    session = Session(recipe, load("digits"), folder)
+    with pytest.raises(Interrupted, match="--resume"):
+        session.run(StopAt(stopped, step), stopped)
+    assert not (folder / "model.pt").exists()
+    return train(recipe, out_dir=folder, resume=True, reporter=Silent())
+
+
 @pytest.mark.parametrize("step", [10, 60, 150])
 def test_resume_equals_not_having_stopped(tmp_path, recipe, step):
     # 30 steps are an epoch: stops within one, at the end of one, and after the mask is frozen.
     whole = train(recipe, out_dir=tmp_path / "whole", reporter=Silent())
-    part = tmp_path / "part"
-    part.mkdir()
-    stopped = threading.Event()
-    session = Session(recipe, load("digits"), part)
-    with pytest.raises(Interrupted, match="--resume"):
-        session.run(StopAt(stopped, step), stopped)
-    assert not (part / "model.pt").exists()
-    resumed = train(recipe, out_dir=part, resume=True, reporter=Silent())
-    assert content(part) == content(tmp_path / "whole")
+    resumed = stopped_and_resumed(recipe, tmp_path / "part", step)
+    assert content(tmp_path / "part") == content(tmp_path / "whole")
     assert resumed.metrics["accuracy"] == whole.metrics["accuracy"]
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from toolchain.errors import SnncError
 from toolchain.training.data import IMAGES
+from toolchain.training.methods import method_config
 from toolchain.training.recipe import Recipe
 
 MODELS = sorted((Path(__file__).parents[2] / "models").glob("*.toml"))
@@ -115,6 +116,17 @@ def test_overrides(small):
         small.resolve({"train.epoch": 3})
     with pytest.raises(SnncError, match="unknown key 'seeds'"):
         small.resolve({"seeds": 3})
+
+
+def test_another_method_keeps_the_connectivity_and_what_is_left_out_is_told(small):
+    other = small.resolve({"method.name": "rigl"})
+    assert other.method == method_config("rigl")(connectivity=0.2)
+    assert small.left_out(other) == ["freeze", "interval"]
+    assert small.left_out(small.resolve({"method.name": "dense"})) == ["connectivity", "freeze", "interval"]
+    assert small.left_out(small.resolve({"method.connectivity": 0.5})) == []
+    assert small.resolve({"method.name": "rigl", "method.connectivity": 0.5}).method.connectivity == 0.5
+    with pytest.raises(SnncError, match="did you mean 'rigl'"):
+        small.resolve({"method.name": "rigle"})
 
 
 def test_differences_name_the_keys(small):

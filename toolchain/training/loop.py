@@ -32,9 +32,8 @@ from toolchain.training.layers import Weights
 from toolchain.training.methods import Clock, Run
 from toolchain.training.modules import SpikingNetwork
 from toolchain.training.recipe import Recipe, Train
+from toolchain.training.seeds import AUGMENT, DROPOUT, ORDER, generator
 
-ORDER, AUGMENT, DROPOUT = 1, 2, 3
-"""Purposes of random numbers."""
 GRID_INTERVAL = 20
 """Steps between two fits of the integer grids; weights must not run into the end of their range in between."""
 
@@ -187,8 +186,7 @@ class Session:
         return self.step // self.steps_per_epoch
 
     def _generator(self, purpose: int, number: int) -> torch.Generator:
-        mixed = (self.recipe.seed << 40) ^ (purpose << 36) ^ number
-        return torch.Generator().manual_seed(mixed)
+        return generator(self.recipe.seed, purpose, number)
 
     def _batch(self) -> tuple[Tensor, Tensor]:
         epoch, position = divmod(self.step, self.steps_per_epoch)

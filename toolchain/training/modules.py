@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -212,6 +213,36 @@ class SpikingNetwork(nn.Module):
             sent = {name: value for name, value in sent.items() if self._last_read[name] != stage.name}
             sent[stage.name] = x
             yield stage, x
+
+    def fan_outs(self) -> dict[str, Tensor]:
+        """Synapses from each neuron of each layer that is read, were all weights there: by its name, in the shape of
+        its spikes, (1, 1, ...). A max pool is a population of its own: what it sends counts for none.
+        """
+        sent: dict[str, Tensor] = {}
+        counted: list[Tensor] = []
+
+        def count(stage: Stage, x: Tensor) -> None:
+            weight = torch.ones_like(stage.weight.detach()) if isinstance(stage, Weights) else None
+            counted.append((x * stage.fan_out(weight)).sum())
+
+        def compute(stage: Stage, parts: list[Tensor]) -> Tensor:
+            x = stage.join(parts)
+            if not stage.population:
+                # Of a delay the last step; all else has one.
+                return stage.exact(x)[-1:]
+            count(stage, x)
+            if not isinstance(stage, Weights):
+                return stage.exact(x.detach())
+            ones = torch.ones(1, 1, *stage.target[1:], stage.target[0], requires_grad=True)
+            if stage.feedback is not None:
+                count(stage.feedback, ones)
+            sent[stage.name] = ones
+            return ones
+
+        for _ in self._through(torch.ones(1, 1, math.prod(self.input_shape)), compute):
+            pass
+        found = torch.autograd.grad(sum(counted, torch.zeros(())), list(sent.values()), allow_unused=True)
+        return {name: fan_out for name, fan_out in zip(sent, found, strict=True) if fan_out is not None}
 
     def rates(self, outputs: Tensor) -> Tensor:
         """Mean of the outputs over steps and over the neurons that vote for a class: (B, classes), float32."""

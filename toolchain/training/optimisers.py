@@ -1,7 +1,8 @@
-"""Gradient rewiring (Grad R) as an optimiser.
+"""Gradient rewiring (Grad R) and deep rewiring (Deep R) as optimisers.
 
-Source: Chen, Yu, Fang, Huang, Tian: Pruning of deep spiking neural networks through gradient rewiring, IJCAI 2021
-(arXiv 2105.04916), algorithm 1.
+Sources: Chen, Yu, Fang, Huang, Tian: Pruning of deep spiking neural networks through gradient rewiring, IJCAI 2021
+(arXiv 2105.04916), algorithm 1. Bellec, Kappel, Maass, Legenstein: Deep rewiring: training very sparse deep networks,
+ICLR 2018 (arXiv 1711.05136), algorithm 1.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class GradR(torch.optim.Optimizer):
 
     def _update(self, weight: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         b1, b2 = group["betas"]
-        lr, alpha = group["lr"], group["alpha"]
+        lr = group["lr"]
         theta, sign, m, v = state["theta"], state["sign"], state["m"], state["v"]
         state["k"] += 1
         gradient = weight.grad
@@ -98,15 +99,20 @@ class GradR(torch.optim.Optimizer):
         else:
             if group["weight_decay"]:
                 theta.sub_(theta.clamp(min=0), alpha=lr * group["weight_decay"])
-            theta.add_(change, alpha=-eta)
-            if alpha > 0:
-                mu = math.log(2 * (1 - group["sparsity"])) / alpha
-                if float(theta.min()) > mu:
-                    # The usual case: every sign is +1.
-                    theta.sub_(alpha * eta)
-                else:
-                    theta.sub_(torch.sign(theta - mu), alpha=alpha * eta)
+            self._move(theta, change, eta, group)
         self.write(weight)
+
+    def _move(self, theta: Tensor, change: Tensor, eta: float, group: dict[str, Any]) -> None:
+        """One step of theta. change: s * m / D; may be overwritten."""
+        alpha = group["alpha"]
+        theta.add_(change, alpha=-eta)
+        if alpha > 0:
+            mu = math.log(2 * (1 - group["sparsity"])) / alpha
+            if float(theta.min()) > mu:
+                # The usual case: every sign is +1.
+                theta.sub_(alpha * eta)
+            else:
+                theta.sub_(torch.sign(theta - mu), alpha=alpha * eta)
 
     @torch.no_grad()
     def write(self, weight: Tensor) -> None:
@@ -141,3 +147,53 @@ class GradR(torch.optim.Optimizer):
         group = self.param_groups[0]
         k = self.state[group["params"][0]]["k"] + 1 + ahead
         return float(lr / (1 - group["betas"][0] ** k))
+
+
+class DeepR(GradR):
+    """Weights w = s * theta with a fixed sign s; as many as at the start are active (theta > 0) after each step.
+
+    With eta, m, D and s as in `GradR`, each active theta makes a step; that of the gradient is Adam's, where the paper
+    has the plain one::
+
+        theta += -eta * s * m / D - eta * l1 + sqrt(2 * eta * temperature) * N(0, 1)
+
+    An active theta that is at or below 0 then becomes dormant, and as many dormant ones of the tensor as are missing,
+    drawn alike, become active at 0 (here `FLOOR`, as a weight of 0 is no synapse). temperature None: eta * l1**2 / 18,
+    with which the noise has a third of the size of the shrinking.
+
+    random: the generator of the noise and of the draw; set it before a step to have it repeatable.
+    """
+
+    def __init__(
+        self, params: Iterable[Tensor], *, l1: float, temperature: float | None = None, **options: Any
+    ) -> None:
+        super().__init__(params, alpha=0.0, **options)
+        for group in self.param_groups:
+            group["l1"], group["temperature"] = l1, temperature
+        self.active = [int((theta > 0).sum()) for theta in self.thetas()]
+        self.random: torch.Generator | None = None
+
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        super().step(closure)
+        if not self.param_groups[0]["frozen"]:
+            self._activate()
+
+    def _move(self, theta: Tensor, change: Tensor, eta: float, group: dict[str, Any]) -> None:
+        temperature = eta * group["l1"] ** 2 / 18 if group["temperature"] is None else group["temperature"]
+        change.mul_(-eta).sub_(eta * group["l1"])
+        if temperature > 0:
+            noise = torch.randn(theta.shape, dtype=theta.dtype, generator=self.random)
+            change.add_(noise, alpha=math.sqrt(2 * eta * temperature))
+        theta.add_(change.mul_(theta > 0)).clamp_(min=0)
+
+    @torch.no_grad()
+    def _activate(self) -> None:
+        """Make dormant connections of each layer active, so that it has as many as at the start."""
+        weights = [weight for group in self.param_groups for weight in group["params"]]
+        for weight, theta, active in zip(weights, self.thetas(), self.active, strict=True):
+            dormant = (theta <= 0).flatten().nonzero().flatten()
+            missing = active - (theta.numel() - len(dormant))
+            if missing > 0:
+                chosen = dormant[torch.randperm(len(dormant), generator=self.random)[:missing]]
+                theta.view(-1)[chosen] = FLOOR
+                self.write(weight)

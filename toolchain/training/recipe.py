@@ -233,8 +233,9 @@ class Recipe:
     def resolve(self, overrides: Mapping[str, Any]) -> Recipe:
         """A recipe with some values replaced: keys are dotted, `train.epochs`, `seed`, `method.connectivity`.
 
-        A value of None is not asked and changes nothing. Naming another method starts from that method's defaults;
-        asking for an alpha switches the closed loop on connectivity off, and the other way round.
+        A value of None is not asked and changes nothing. Naming another method starts from that method's defaults, but
+        keeps the recipe's connectivity where both methods have one (see `left_out`); asking for an alpha switches the
+        closed loop on connectivity off, and the other way round.
 
         Raises:
             SnncError: as `load`; alpha and connectivity asked for together.
@@ -248,7 +249,7 @@ class Recipe:
             )
         values = self.to_dict()
         if "method.name" in asked and asked["method.name"] != self.method.name:
-            values["method"] = {"name": asked["method.name"]}
+            values["method"] = _renamed(values["method"], asked["method.name"])
         if "method.alpha" in asked:
             values["method"].pop("connectivity", None)
         for key, value in asked.items():
@@ -258,6 +259,15 @@ class Recipe:
                 at = at.setdefault(section, {})
             at[last] = list(value) if isinstance(value, tuple) else value
         return Recipe.from_dict(values, where="recipe with the options of the command")
+
+    def left_out(self, resolved: Recipe) -> list[str]:
+        """Keys of the method that this recipe sets, and that another method in the resolved one does without."""
+        if self.method.name == resolved.method.name:
+            return []
+        before, default = plain(self.method), plain(type(self.method)())
+        after = plain(resolved.method)
+        own = (key for key, value in before.items() if value != default.get(key))
+        return [key for key in own if key != "connectivity" or key not in after]
 
     def differences(self, other: Recipe) -> list[str]:
         """Dotted names of the values that differ."""
@@ -271,6 +281,13 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def _renamed(table: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A method's table for another method: of the old keys only a connectivity means the same."""
+    known = {item.name for item in dataclasses.fields(method_config(name))}
+    kept = {"connectivity"} & known & table.keys()
+    return {"name": name} | {key: table[key] for key in kept}
 
 
 def _build_method(values: Any, where: str) -> MethodConfig:

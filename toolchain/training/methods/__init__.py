@@ -11,8 +11,14 @@ from toolchain.training.methods.base import Clock, MethodConfig, Run
 __all__ = ["METHODS", "Clock", "MethodConfig", "Run", "method_config"]
 
 METHODS: dict[str, str] = {
+    "deep-r": "toolchain.training.methods.deep_r:DeepRewiring",
     "dense": "toolchain.training.methods.dense:Dense",
+    "gmp": "toolchain.training.methods.gmp:MagnitudePruning",
     "grad-r": "toolchain.training.methods.grad_r:GradRewiring",
+    "rigl": "toolchain.training.methods.rigl:RigL",
+    "set": "toolchain.training.methods.set:SparseEvolution",
+    "stds": "toolchain.training.methods.stds:DendriticSpines",
+    "upr": "toolchain.training.methods.upr:LearntMasks",
 }
 
 

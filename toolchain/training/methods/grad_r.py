@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from toolchain.training.methods.base import Clock, MethodConfig
+from toolchain.training.methods.rewiring import RewiringRun
 
 if TYPE_CHECKING:
-    import torch
-
     from toolchain.training.modules import SpikingNetwork
 
 
@@ -41,25 +40,20 @@ class GradRewiring(MethodConfig):
         return GradRRun(self, network, total_steps, weight_decay)
 
 
-class GradRRun:
-    """Grad R on all weights, Adam on biases and batch norms; the controller where a connectivity is asked for."""
+class GradRRun(RewiringRun):
+    """Grad R on all weights; the controller where a connectivity is asked for."""
 
     def __init__(self, config: GradRewiring, network: SpikingNetwork, total_steps: int, weight_decay: float) -> None:
-        import torch
-
         from toolchain.training.controller import ConnectivityController
         from toolchain.training.optimisers import GradR
 
-        self._network = network
-        self._freeze_at = total_steps - round(config.freeze * total_steps)
-        self._optimiser = GradR(
+        optimiser = GradR(
             network.weights(),
             alpha=config.alpha,
             sparsity=config.sparsity,
             weight_decay=weight_decay,
         )
-        biases = network.others()
-        self._biases = torch.optim.Adam(biases) if biases else None
+        super().__init__(network, optimiser, total_steps - round(config.freeze * total_steps))
         self._controller = (
             ConnectivityController(
                 target=config.connectivity,
@@ -72,32 +66,11 @@ class GradRRun:
             else None
         )
 
-    @property
-    def _group(self) -> dict[str, Any]:
-        return self._optimiser.param_groups[0]
-
-    @property
-    def frozen(self) -> bool:
-        return bool(self._group["frozen"])
-
     def before_step(self, clock: Clock) -> None:
-        if self.frozen:
-            return
-        if clock.step >= self._freeze_at:
-            self.finish()
-        elif self._controller is not None and clock.step % self._controller.interval == 0:
+        super().before_step(clock)
+        if not self.frozen and self._controller is not None and clock.step % self._controller.interval == 0:
             reach = sum(self._optimiser.eta(lr, i) for i, lr in enumerate(clock.upcoming(self._controller.interval)))
             self._group["alpha"] = self._controller.look(clock.step, self._optimiser.thetas(), reach)
-
-    def after_backward(self, clock: Clock) -> None:
-        pass
-
-    def step(self, clock: Clock) -> None:
-        self._group["lr"] = clock.lr
-        self._optimiser.step()
-        if self._biases is not None:
-            self._biases.param_groups[0]["lr"] = clock.lr
-            self._biases.step()
 
     def finish(self) -> None:
         if self.frozen:
@@ -107,34 +80,16 @@ class GradRRun:
 
             self._optimiser.shift(missing_shift(self._optimiser.thetas(), self._controller.target))
         self._group["alpha"] = 0.0
-        self._group["frozen"] = True
-
-    def masks(self) -> list[torch.Tensor]:
-        return [theta > 0 for theta in self._optimiser.thetas()]
-
-    def shrink(self, layer: int, factors: torch.Tensor) -> None:
-        part = self._network.layers[layer]
-        theta = self._optimiser.thetas()[layer]
-        theta.copy_(theta.clamp(min=0).mul_(part.over_outputs(factors)).where(theta > 0, theta))
-        self._optimiser.write(part.weight)
-
-    def rescale(self, layer: int, factors: torch.Tensor) -> None:
-        part = self._network.layers[layer]
-        self._optimiser.rescale(part.weight, part.over_outputs(factors))
+        super().finish()
 
     def report(self) -> dict[str, float]:
         return {"alpha": float(self._group["alpha"])}
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "optimiser": self._optimiser.state_dict(),
-            "biases": self._biases.state_dict() if self._biases is not None else None,
-            "controller": self._controller.state_dict() if self._controller is not None else None,
-        }
+        controller = self._controller.state_dict() if self._controller is not None else None
+        return {**super().state_dict(), "controller": controller}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._optimiser.load_state_dict(state["optimiser"])
-        if self._biases is not None:
-            self._biases.load_state_dict(state["biases"])
+        super().load_state_dict(state)
         if self._controller is not None:
             self._controller.load_state_dict(state["controller"])
