@@ -41,7 +41,7 @@ def evaluate(graph, signal, dt, reset="zero"):
             return plain(node, x)
 
         value(sink)
-        for name in nodes:
+        for name in sorted(nodes, key=lambda name: not hasattr(nodes[name], "r")):  # loops are entered at neurons
             value(name)
             past.setdefault(name, []).append(now[name])
         for name in state:
@@ -118,7 +118,7 @@ def plain(node, x):
 
 
 def _pad(node, axes):
-    if node.padding == "valid":
+    if isinstance(node.padding, str) and node.padding == "valid":
         return (0, 0)
     if isinstance(node.padding, str):
         spans = [d * (k - 1) for d, k in zip(np.atleast_1d(node.dilation), node.weight.shape[2:], strict=True)]

@@ -1,4 +1,4 @@
-"""A network to a file and back. The only place that imports onnx."""
+"""A network to a file and back. The only place that imports onnx, nir and h5py."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from toolchain.errors import Diagnostic, UsageError, nearest
+from toolchain.formats.nir import DT_KEY, KEY, read_graph
 from toolchain.formats.nir_tree import read_tree
 from toolchain.frontends import Loaded, layers, nir_time
 from toolchain.frontends.network import Network
@@ -51,9 +52,19 @@ def load(
         raise UsageError("no such coding of the input", where="--coding", got=coding, allowed=nearest(coding, INPUTS))
     version, tree = read_tree(path)
     found: list[Diagnostic] = []
+    own = read_graph(tree)
+    if own is not None:
+        given = {"--dt": dt, "--steps": steps, "--coding": coding, "--reset": reset}
+        if any(value is not None for value in given.values()):
+            chosen = ", ".join(name for name, value in given.items() if value is not None)
+            raise UsageError("snnc wrote this file, and it says this itself", where=chosen, got=file)
+        return Loaded(own)
     made = wiring(file, tree, found)
     metadata = tree.get("metadata")
     stored = metadata.get("dt") if isinstance(metadata, Mapping) else None
+    if isinstance(metadata, Mapping) and KEY in metadata:
+        note = "the file was changed since snnc wrote it, so its nodes count and our metadata do not"
+        found.append(Diagnostic("NIR007", file, note))
     step, why = nir_time.choose(file, made.nodes.values(), dt, stored)
     if dt is None:
         found.append(Diagnostic("NIR001", file, f"time step {step:g}: {why}"))
@@ -68,7 +79,7 @@ def load(
     ]
     if assumed:
         found.append(Diagnostic("NIR002", file, f"not said in the file, so taken: {'; '.join(assumed)}", len(assumed)))
-    about = {"nir.version": version, "nir.dt": repr(step)}
+    about = {"nir.version": version, DT_KEY: repr(step)}
     graph = _graph(made, step, reset or RESETS[0], coding or "rate", steps or STEPS, Path(file).stem, about)
     return Loaded(graph, tuple(found))
 
