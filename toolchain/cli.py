@@ -349,6 +349,34 @@ def _compile(
 
 
 @cli.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option("--lossy", is_flag=True, help="Write also what the format expresses only nearly; says what.")
+@click.option("--force", is_flag=True, help="Replace the target.")
+@click.option("--trust", is_flag=True, help="Load a pickled model, which can run any code.")
+@_choices
+def convert(source: Path, target: Path, lossy: bool, force: bool, trust: bool, **choices: Any) -> None:
+    """Convert a model: SOURCE as `snnc compile` reads it, TARGET a .nir or .onnx file; and say what changed."""
+    from toolchain import convert as conversion
+    from toolchain.files import refuse_existing
+
+    if not force:
+        refuse_existing(target)
+    with _needs_extra("train"):
+        done = conversion.convert(source, target, trust=trust, lossy=lossy, choices=choices)
+    for title, diagnostics in (("read", done.read), ("written", done.written)):
+        for diagnostic in diagnostics:
+            out.print(f"{title}: {diagnostic}", markup=False)
+    conversion.check(done, target)
+    synapses = sum(c.synapses.connectivity.n_synapses for c in done.graph.connections)
+    out.print(
+        f"wrote {target}: {len(done.graph.populations)} populations, {len(done.graph.connections)} connections, "
+        f"{synapses:,} synapses; read back equal in every bit",
+        markup=False,
+    )
+
+
+@cli.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @_target_options
 @click.option("--connectivity", type=click.FloatRange(0, 1, min_open=True), required=True, help="Part of the synapses.")

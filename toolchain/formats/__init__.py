@@ -13,3 +13,9 @@ FORMATS: dict[str, dict[str, str]] = {
     },
 }
 """File -> what reads and writes it, as "module:attribute"."""
+
+WRITERS: dict[str, str] = {
+    ".onnx": "toolchain.formats.onnx:write_graph",
+    ".nir": "toolchain.formats.nir:write_graph",
+}
+"""Suffix -> what writes a Graph to such a file, as "module:attribute"."""

@@ -30,7 +30,7 @@ KEY = "snnc"
 DT_KEY = "nir.dt"
 """Of the step among the metadata of a Graph that came from NIR."""
 EXTENT_MAX = 1 << 16
-INPUT_MAX = 1 << 28
+INPUT_MAX = 1 << 24
 
 
 def write_graph(

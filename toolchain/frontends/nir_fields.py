@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolchain.errors import Diagnostic, SnncError
-from toolchain.frontends.network import SIZE_LIMIT
 
 Reals = NDArray[np.float64]
+SHAPE_LIMIT = 1 << 24
+"""Most values of a tensor whose shape a file states."""
 EXTENT_MAX = 1 << 16
 """Largest kernel, stride, padding or dilation that is taken for one."""
 
@@ -123,7 +125,9 @@ class Fields:
 
     def shape(self, field: str) -> tuple[int, ...]:
         """Axes of a tensor as our layers have them: a sequence is a map of height 1, a batch of one is none."""
-        axes = self.wholes(field, 1, SIZE_LIMIT)
+        axes = self.wholes(field, 1, SHAPE_LIMIT)
+        if math.prod(axes) > SHAPE_LIMIT:
+            raise self.refuse("larger than any chip", field, got=axes[:6], allowed=f"{SHAPE_LIMIT} values")
         if len(axes) == 4 and axes[0] == 1:
             self.note("NIR004", f"{field} {axes} begins with a batch of one, which was left out")
             axes = axes[1:]
