@@ -112,6 +112,18 @@ def test_a_number_that_is_an_array_of_50_million(path):
     refused(path, r"(claims more than the file holds|neither numbers nor text)\n.*affine/weight")
 
 
+def test_a_text_of_four_gigabytes(path):
+    """HDF5 itself would make room for it, which tracemalloc does not see: so the reason counts."""
+    with h5py.File(path, "r") as file:
+        edges = file["node/edges"].id.get_offset()
+    data = bytearray(path.read_bytes())
+    data[edges : edges + 4] = b"\xff\xff\xff\xff"
+    path.write_bytes(data)
+    refused(path, r"claims more than the file holds\n.*node/edges\n  got: text")
+    replace(path, "node/edges", data=[("input", "affine")], chunks=(1, 2))
+    refused(path, r"text that is packed is not read\n.*node/edges")
+
+
 def test_a_file_that_unpacks_to_more_than_may_be(path, monkeypatch):
     replace(path, "node/nodes/affine/weight", data=np.zeros((1000, 1000)), compression="gzip")
     monkeypatch.setattr(nir_tree, "BYTES_LIMIT", 1 << 20)

@@ -31,6 +31,8 @@ PACKING_LIMIT = 1100
 """Deflate makes 1032 bytes of one at most."""
 FILTERS = frozenset({1, 2, 3, 4, 5, 6, 32000})
 """Deflate, shuffle, fletcher32, szip, nbit, scaleoffset, lzf: what h5py brings along."""
+TEXT_BYTES = 16
+"""Of an entry for a text of any length: its length (4 bytes), where it lies (8), and its number there (4)."""
 REMEDY = "write the file again with nir.write"
 
 
@@ -114,6 +116,7 @@ class _Walk:
             return None
         self._check_size(found, place)
         if h5py.check_string_dtype(found.dtype) is not None:
+            self._check_texts(found, place)
             return _texts(found[()])
         if found.dtype.kind not in "fiub" or found.dtype.itemsize > 8:
             raise self.refuse(
@@ -124,6 +127,21 @@ class _Walk:
             )
         value = found[()]
         return value if isinstance(value, np.ndarray) else value.item()
+
+    def _check_texts(self, found: h5py.Dataset, place: str) -> None:
+        """Texts of any length: HDF5 makes room for the length that stands in the file before it looks for the text.
+
+        So their entries are read first, of 16 bytes each, which begin with the length.
+        """
+        if h5py.check_string_dtype(found.dtype).length is not None or not found.size:
+            return
+        begin = found.id.get_offset()
+        if begin is None or found.id.get_storage_size() != TEXT_BYTES * found.size:
+            raise self.refuse("text that is packed is not read", place, allowed="text as nir.write writes it")
+        lengths = np.fromfile(self.file, "<u4", found.size * TEXT_BYTES // 4, offset=begin)[:: TEXT_BYTES // 4]
+        most = Path(self.file).stat().st_size
+        if int(lengths.astype(np.int64).sum()) > most:
+            raise self.refuse("an entry claims more than the file holds", place, got="text", allowed=f"{most} bytes")
 
     def _check_size(self, found: h5py.Dataset, place: str) -> None:
         """What the data set claims to hold must be there, packed or not."""
@@ -139,7 +157,6 @@ class _Walk:
         piece = math.prod(found.chunks) * each if found.chunks else 0
         stored = int(found.id.get_storage_size())
         most = (PACKING_LIMIT if filters else 1) * stored
-        # A compact string's descriptor is 16 bytes in the file and 8 in memory; so text is never refused here.
         if claimed > most or (piece > max(most, 1 << 20) and piece > claimed):
             raise self.refuse(
                 "an entry claims more than the file holds",
