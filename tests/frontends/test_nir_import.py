@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+from pathlib import Path
 
 import h5py
 import nir
@@ -475,3 +477,17 @@ def test_compile(folder, capsys):
     assert load_build(build).graph.steps == 9
     assert run(["compile", str(build / "graph.onnx"), "--target", "loihi", "-o", str(folder / "again")]) == 0
     assert load_build(folder / "again").program == load_build(build).program
+
+
+def test_the_page_says_what_happens(tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parents[2] / "docs" / "nir.md").read_text()
+    (make, use), (printed,) = (re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("python", "text"))
+    (command,) = re.findall(r"    snnc (compile .*)\n", page)
+    monkeypatch.chdir(tmp_path)
+    exec(make, {})
+    assert run(command.split()) == 0
+    shown = capsys.readouterr()
+    assert shown.err == printed
+    cores = re.findall(r"network on loihi: (\d+) cores? of 1 chip", shown.out)
+    exec(use, {})
+    assert capsys.readouterr().out.splitlines()[-1] == f"{cores[0]} cores"
