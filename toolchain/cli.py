@@ -227,6 +227,9 @@ def _choices(command: Callable[..., None]) -> Callable[..., None]:
             click.option("--steps", type=click.IntRange(1), help="NIR: time steps of a sample (default: 32)."),
             click.option("--coding", help="NIR: how samples enter: rate (default), graded or current."),
             click.option("--reset", help="NIR: zero (to v_reset, default) or subtract (the threshold)."),
+            click.option(
+                "--dataset", help="NIR: what the network was trained on, for simulate: mnist, digits, cifar10."
+            ),
         )
     ):
         command = option(command)
@@ -494,7 +497,11 @@ def _samples(build: Build, data_dir: Path | None, count: int | None) -> tuple[ND
 
     name = build.program.metadata.get("dataset")
     if name is None:
-        raise SnncError("the build does not say which data set it was trained on", where=str(build.path))
+        raise SnncError(
+            "the build does not say which data set it was trained on",
+            where=str(build.path),
+            remedy="compile a .nir file with --dataset",
+        )
     data = load(name, data_dir)
     if count is not None and count > len(data.test_x):
         raise UsageError(

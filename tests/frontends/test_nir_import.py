@@ -446,6 +446,26 @@ def test_a_file_without_reset_potentials_and_input_shapes_is_read(folder):
     assert loaded.graph.metadata["nir.version"] == "unknown"
 
 
+@pytest.mark.parametrize("kind", ["dense", "convolution", "neurons"])
+def test_a_file_without_input_and_output_is_read_where_there_is_one_place_for_each(folder, kind):
+    first, shape = {
+        "dense": (nir.Linear(weights(4, 6)), (6,)),
+        "convolution": (nir.Conv1d(6, weights(4, 1, 3), 1, 1, 1, 2, np.zeros(4)), (2, 6)),
+        "neurons": (lif(4), (4,)),
+    }[kind]
+    after = (lif(4, 6),) if kind == "convolution" else (lif(4),)
+    nodes = {"first": first, **{f"n{k}": node for k, node in enumerate(after)}}
+    edges = list(itertools.pairwise(nodes))
+    path = write(folder, nir.NIRGraph(nodes, edges, type_check=False))
+    whole = nir.NIRGraph(
+        {"input": entry(*shape), **nodes, "output": exit_(4)},
+        [("input", "first"), *edges, (list(nodes)[-1], "output")],
+        type_check=False,
+    )
+    loaded, _ = assert_equal(whole, path)
+    assert [d.where for d in loaded.diagnostics if d.code == "NIR004"] == ["input", "output"]
+
+
 def test_edges_with_names_of_earlier_versions_are_read(folder):
     inner = nir.NIRGraph(
         {"input": entry(4), "lif": lif(4), "output": exit_(4)}, [("input", "lif"), ("lif", "output")], type_check=False
@@ -491,3 +511,17 @@ def test_the_page_says_what_happens(tmp_path, monkeypatch, capsys):
     cores = re.findall(r"network on loihi: (\d+) cores? of 1 chip", shown.out)
     exec(use, {})
     assert capsys.readouterr().out.splitlines()[-1] == f"{cores[0]} cores"
+
+
+def test_a_build_can_be_simulated_on_a_data_set(folder, capsys):
+    pytest.importorskip("sklearn")
+    path = write(folder, chain(entry(64), nir.Affine(weights(10, 64), weights(10)), lif(10), exit_(10)), "digits.nir")
+    build = str(folder / "digits")
+    command = ["compile", str(path), "--target", "loihi", "-o", build, "--dt", str(DT)]
+    assert run([*command, "--dataset", "mnist"]) == 2
+    assert "another size" in capsys.readouterr().err
+    assert run([*command, "--dataset", "cats"]) == 2
+    assert run([*command, "--dataset", "digits"]) == 0
+    assert run(["simulate", build, "--samples", "20"]) == 0
+    assert "of 20 test samples" in capsys.readouterr().out
+    assert run(["verify", build, "--samples", "20", "--without-lava"]) == 0

@@ -18,7 +18,7 @@ FRONTENDS: dict[str, str] = {
     ".nir": "toolchain.frontends.nir_graph:load",
 }
 """Suffix -> what reads such files, as "module:attribute"."""
-CHOICES: dict[str, tuple[str, ...]] = {".nir": ("dt", "steps", "coding", "reset")}
+CHOICES: dict[str, tuple[str, ...]] = {".nir": ("dt", "steps", "coding", "reset", "dataset")}
 """Suffix -> what a user has to choose, or may, as the file does not say it."""
 MODEL_FILE = "model.pt"
 """What `snnc train` leaves in its folder."""

@@ -22,6 +22,7 @@ from toolchain.frontends.nir_nodes import FLAT, KINDS, Around
 from toolchain.frontends.nir_wiring import Wiring, check_loops, order, wiring
 from toolchain.ir import Graph, Input, make_input
 from toolchain.ir.inputs import INPUTS, VALUE_MAX
+from toolchain.training.data import IMAGES
 
 STEPS = 32
 """Steps of a sample where nobody says."""
@@ -36,11 +37,12 @@ def load(
     steps: int | None = None,
     coding: str | None = None,
     reset: str | None = None,
+    dataset: str | None = None,
 ) -> Loaded:
     """Read a .nir file. `trust` changes nothing: such a file holds no code.
 
     dt: a time step, in the file's unit of time.  steps: of a sample.  coding: of the input, rate, graded or current.
-    reset: of neurons that spike, zero (to v_reset) or subtract.
+    reset: of neurons that spike, zero (to v_reset) or subtract.  dataset: that a build of it is simulated on.
 
     Raises:
         SnncError: damaged, no network that a chip can compute (with the node and the field), or no time step.
@@ -48,13 +50,15 @@ def load(
     file = str(path)
     if reset is not None and reset not in RESETS:
         raise UsageError("no such reset", where="--reset", got=reset, allowed=nearest(reset, RESETS))
+    if dataset is not None and dataset not in IMAGES:
+        raise UsageError("no such data set", where="--dataset", got=dataset, allowed=nearest(dataset, IMAGES))
     if coding is not None and coding not in INPUTS:
         raise UsageError("no such coding of the input", where="--coding", got=coding, allowed=nearest(coding, INPUTS))
     version, tree = read_tree(path)
     found: list[Diagnostic] = []
     own = read_graph(tree)
     if own is not None:
-        given = {"--dt": dt, "--steps": steps, "--coding": coding, "--reset": reset}
+        given = {"--dt": dt, "--steps": steps, "--coding": coding, "--reset": reset, "--dataset": dataset}
         if any(value is not None for value in given.values()):
             chosen = ", ".join(name for name, value in given.items() if value is not None)
             raise UsageError("snnc wrote this file, and it says this itself", where=chosen, got=file)
@@ -80,7 +84,16 @@ def load(
     if assumed:
         found.append(Diagnostic("NIR002", file, f"not said in the file, so taken: {'; '.join(assumed)}", len(assumed)))
     about = {"nir.version": version, DT_KEY: repr(step)}
+    if dataset is not None:
+        about["dataset"] = dataset
     graph = _graph(made, step, reset or RESETS[0], coding or "rate", steps or STEPS, Path(file).stem, about)
+    if dataset is not None and graph.input.size != math.prod(IMAGES[dataset][0]):
+        raise UsageError(
+            "the network reads samples of another size",
+            where="--dataset",
+            got=f"{dataset}, {math.prod(IMAGES[dataset][0])} values",
+            allowed=f"{graph.input.size} values",
+        )
     return Loaded(graph, tuple(found))
 
 

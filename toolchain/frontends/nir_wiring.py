@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from toolchain.errors import Diagnostic, SnncError, nearest
 from toolchain.formats.nir_tree import Tree
 from toolchain.frontends.nir_fields import Fields
 from toolchain.frontends.nir_neurons import MEMORY
-from toolchain.frontends.nir_nodes import KINDS
+from toolchain.frontends.nir_nodes import FLAT, KINDS
 
 WIRES = ("Input", "Output")
 KNOWN = (*KINDS, *WIRES, "NIRGraph")
@@ -51,7 +52,43 @@ def wiring(file: str, tree: Tree, found: list[Diagnostic]) -> Wiring:
     """
     made = Wiring(file, found)
     _add_graph(made, tree, "", "")
+    _add_ends(made)
     return made
+
+
+def _add_ends(made: Wiring) -> None:
+    """An Input before the one node that reads nothing, and an Output behind the one that nothing reads, where none are.
+
+    Where it is not plain which node that is, nothing is added, and the missing end is refused later.
+    """
+    kinds = {fields.kind for fields in made.nodes.values() if fields.outer}
+    first = [name for name, sources in made.reads.items() if not sources]
+    if "Input" not in kinds and len(first) == 1 and (shape := _read_shape(made.nodes[first[0]])) is not None:
+        made.reads[first[0]].append(_add_end(made, "Input", {"shape": shape}))
+    last = [name for name, readers in made.readers.items() if not readers]
+    if "Output" not in kinds and len(last) == 1:
+        made.reads[_add_end(made, "Output", {})] = last
+
+
+def _add_end(made: Wiring, kind: str, values: dict[str, Any]) -> str:
+    name = kind.lower()
+    while name in made.nodes:
+        name += "_"
+    made.nodes[name], made.reads[name] = Fields(made.file, name, kind, values, made.found), []
+    made.found.append(Diagnostic("NIR004", name, f"the file has no {kind}, and only one place for it"))
+    return name
+
+
+def _read_shape(fields: Fields) -> NDArray[np.int64] | None:
+    """The axes of what a node reads, where it says so by itself."""
+    if fields.kind in FLAT:
+        return np.array(fields.reals("weight", axes=(2,)).shape[1:])
+    if fields.kind in MEMORY:
+        return np.array(fields.reals("r", axes=(1, 2, 3)).shape)
+    if fields.kind in ("Conv1d", "Conv2d") and fields.has("input_shape"):
+        channels = fields.reals("weight", axes=(3, 4)).shape[1] * fields.whole("groups", 1, default=1)
+        return np.array([channels, *fields.wholes("input_shape", 1)])
+    return None
 
 
 def _add_graph(made: Wiring, tree: Tree, name: str, prefix: str) -> tuple[list[str], list[str]]:
