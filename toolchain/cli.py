@@ -223,6 +223,23 @@ def _target_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def _choices(command: Callable[..., None]) -> Callable[..., None]:
+    """What a file of NIR leaves open; `toolchain.frontends.CHOICES` has the same names."""
+    for option in reversed(
+        (
+            click.option("--dt", type=float, help="NIR: a time step, in the unit of the file's time constants."),
+            click.option("--steps", type=click.IntRange(1), help="NIR: time steps of a sample (default: 32)."),
+            click.option("--coding", help="NIR: how samples enter: rate (default), graded or current."),
+            click.option("--reset", help="NIR: zero (to v_reset, default) or subtract (the threshold)."),
+            click.option(
+                "--dataset", help="NIR: what the network was trained on, for simulate: mnist, digits, cifar10."
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
 def _load_target(name: str) -> Target:
     import hw_targets
 
@@ -285,6 +302,7 @@ def _compiled(graph: Graph, target: Target, options: Options, observe: Observer 
 @click.option("--force", is_flag=True, help="Replace an earlier build.")
 @click.option("--emit-images", is_flag=True, help="Write each core's synapse memory as a decodable image.")
 @click.option("--trust", is_flag=True, help="Load a pickled model, which can run any code.")
+@_choices
 def compile_command(
     model: Path,
     target_name: str,
@@ -298,14 +316,22 @@ def compile_command(
     force: bool,
     emit_images: bool,
     trust: bool,
+    **choices: Any,
 ) -> None:
-    """Compile a trained MODEL (model.pt, a training folder, or graph.onnx) for a chip."""
+    """Compile a trained MODEL (model.pt, a training folder, a .nir file, or graph.onnx) for a chip."""
     options = _options(bits, cost_model, chips, board, one_layer_per_core, search)
-    _compile(model, target_name, options, output, force, emit_images, trust)
+    _compile(model, target_name, options, output, force, emit_images, trust, choices)
 
 
 def _compile(
-    model: Path, target_name: str, options: Options, output: Path, force: bool, emit_images: bool, trust: bool
+    model: Path,
+    target_name: str,
+    options: Options,
+    output: Path,
+    force: bool,
+    emit_images: bool,
+    trust: bool,
+    choices: dict[str, Any],
 ) -> None:
     from toolchain import build, report
     from toolchain.files import refuse_existing
@@ -316,7 +342,7 @@ def _compile(
         refuse_existing(output)  # before the work, not after it
     began = time.perf_counter()
     with _needs_extra("train"):
-        loaded = load(model, trust=trust)
+        loaded = load(model, trust=trust, **choices)
     for diagnostic in loaded.diagnostics:
         err.print(escape(str(diagnostic)))
     state = _compiled(loaded.graph, target, options, _print_step)
@@ -327,6 +353,34 @@ def _compile(
     report.render_text({**facts, "build_hash": digest}, out)
     names = ", ".join(sorted(path.name for path in output.iterdir()))
     out.print(f"wrote {output}/ ({names})  build {digest}  {time.perf_counter() - began:.1f} s")
+
+
+@cli.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option("--lossy", is_flag=True, help="Write also what the format expresses only nearly; says what.")
+@click.option("--force", is_flag=True, help="Replace the target.")
+@click.option("--trust", is_flag=True, help="Load a pickled model, which can run any code.")
+@_choices
+def convert(source: Path, target: Path, lossy: bool, force: bool, trust: bool, **choices: Any) -> None:
+    """Convert a model: SOURCE as `snnc compile` reads it, TARGET a .nir or .onnx file; and say what changed."""
+    from toolchain import convert as conversion
+    from toolchain.files import refuse_existing
+
+    if not force:
+        refuse_existing(target)
+    with _needs_extra("train"):
+        done = conversion.convert(source, target, trust=trust, lossy=lossy, choices=choices)
+    for title, diagnostics in (("read", done.read), ("written", done.written)):
+        for diagnostic in diagnostics:
+            out.print(f"{title}: {diagnostic}", markup=False)
+    conversion.check(done, target)
+    synapses = sum(c.synapses.connectivity.n_synapses for c in done.graph.connections)
+    out.print(
+        f"wrote {target}: {len(done.graph.populations)} populations, {len(done.graph.connections)} connections, "
+        f"{synapses:,} synapses; read back equal in every bit",
+        markup=False,
+    )
 
 
 @cli.command()
@@ -447,7 +501,11 @@ def _samples(build: Build, data_dir: Path | None, count: int | None) -> tuple[ND
 
     name = build.program.metadata.get("dataset")
     if name is None:
-        raise SnncError("the build does not say which data set it was trained on", where=str(build.path))
+        raise SnncError(
+            "the build does not say which data set it was trained on",
+            where=str(build.path),
+            remedy="compile a .nir file with --dataset",
+        )
     data = load(name, data_dir)
     if count is not None and count > len(data.test_x):
         raise UsageError(
@@ -692,7 +750,7 @@ def demo(output: Path, target_name: str, without_lava: bool) -> None:
     _say(f"snnc train models/digits.toml -o {run}")
     _train(Path("models/digits.toml"), {}, None, run, False)
     _say(f"snnc compile {run} --target {target_name} -o {build_dir}")
-    _compile(run, target_name, _options(), build_dir, False, False, False)
+    _compile(run, target_name, _options(), build_dir, False, False, False, {})
     layer = load_build(build_dir).program.populations[0].name
     ctx = click.get_current_context()
     _say(f"snnc inspect {build_dir} --why {layer}")

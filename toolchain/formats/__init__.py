@@ -1,4 +1,4 @@
-"""A network to a file and back. The only place that imports onnx."""
+"""A network to a file and back. The only place that imports onnx, nir and h5py."""
 
 from __future__ import annotations
 
@@ -13,3 +13,9 @@ FORMATS: dict[str, dict[str, str]] = {
     },
 }
 """File -> what reads and writes it, as "module:attribute"."""
+
+WRITERS: dict[str, str] = {
+    ".onnx": "toolchain.formats.onnx:write_graph",
+    ".nir": "toolchain.formats.nir:write_graph",
+}
+"""Suffix -> what writes a Graph to such a file, as "module:attribute"."""

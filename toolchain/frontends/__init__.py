@@ -9,14 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from toolchain.errors import Diagnostic, SnncError, nearest
+from toolchain.errors import Diagnostic, SnncError, UsageError, nearest
 from toolchain.ir import Graph
 
 FRONTENDS: dict[str, str] = {
     ".pt": "toolchain.frontends.checkpoint:load",
     ".onnx": "toolchain.frontends.onnx_graph:load",
+    ".nir": "toolchain.frontends.nir_graph:load",
 }
 """Suffix -> what reads such files, as "module:attribute"."""
+CHOICES: dict[str, tuple[str, ...]] = {".nir": ("dt", "steps", "coding", "reset", "dataset")}
+"""Suffix -> what a user has to choose, or may, as the file does not say it."""
 MODEL_FILE = "model.pt"
 """What `snnc train` leaves in its folder."""
 
@@ -30,13 +33,15 @@ class Loaded:
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
-def load(path: str | os.PathLike[str], *, trust: bool = False) -> Loaded:
+def load(path: str | os.PathLike[str], *, trust: bool = False, **choices: Any) -> Loaded:
     """Read a trained model: a file with a known suffix, or the folder that `snnc train` made.
 
     trust: allow files that run code of their own to load. Without it nothing in a file is ever executed.
+    choices: as CHOICES names them; None where nothing was chosen.
 
     Raises:
-        SnncError: no such file, an unknown suffix, or whatever the front end finds wrong.
+        SnncError: no such file, an unknown suffix, a choice where the file leaves none, or whatever the front end
+            finds wrong.
     """
     file = Path(path)
     if not file.exists():
@@ -56,6 +61,13 @@ def load(path: str | os.PathLike[str], *, trust: bool = False) -> Loaded:
             where=str(file),
             allowed=nearest(suffix, FRONTENDS),
         )
+    chosen = {name: value for name, value in choices.items() if value is not None}
+    strange = [f"--{name}" for name in chosen if name not in CHOICES.get(suffix, ())]
+    if strange:
+        kinds = ", ".join(sorted(kind for kind, names in CHOICES.items() if strange[0][2:] in names))
+        raise UsageError(
+            f"a {suffix} file says this itself", where=", ".join(strange), allowed=f"with {kinds or 'no'} files"
+        )
     module, _, attribute = FRONTENDS[suffix].partition(":")
-    loaded: Loaded = getattr(importlib.import_module(module), attribute)(file, trust=trust)
+    loaded: Loaded = getattr(importlib.import_module(module), attribute)(file, trust=trust, **chosen)
     return loaded

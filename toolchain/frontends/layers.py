@@ -184,8 +184,8 @@ class Scale(Node):
 
     def value(self, inputs: Sequence[Tensor], network: Network) -> Tensor:
         (x,) = inputs
-        factor = _fitted(self.factor, x.shape, f"{self.where}.factor")
-        shift = _fitted(self.shift, x.shape, f"{self.where}.shift")
+        factor = fitted(self.factor, x.shape, f"{self.where}.factor")
+        shift = fitted(self.shift, x.shape, f"{self.where}.shift")
         return _scaled(x, factor, shift, network, self.where)
 
 
@@ -195,7 +195,7 @@ def _scaled(x: Tensor, factor: Floats, shift: Floats, network: Network, where: s
     return Tensor(x.shape, terms, x.offset * factor + shift)
 
 
-def _fitted(values: Reals, shape: Shape, where: str) -> NDArray[np.float64]:
+def fitted(values: Reals, shape: Shape, where: str) -> NDArray[np.float64]:
     """One number for all or one for each, with as many axes as the shape.
 
     Raises:
@@ -447,7 +447,7 @@ class Neuron(Node):
 
     def _each(self, name: str, shape: Shape) -> Reals:
         """A parameter as one number where all are equal, else with the axes of the neurons."""
-        array = _fitted(getattr(self, name), shape, f"{self.where}.{name}")
+        array = fitted(getattr(self, name), shape, f"{self.where}.{name}")
         return float(array.reshape(-1)[0]) if array.size and (array == array.reshape(-1)[0]).all() else array
 
     def _flat(self, name: str, shape: Shape) -> Reals:

@@ -92,6 +92,7 @@ class Network:
         self.tensors: dict[str, Tensor] = {source.name: spikes}
         self.layers: dict[str, Layer] = {}
         self.populations: list[tuple[LIF, Tensor]] = []
+        self.expected: dict[str, Tensor] = {}
         self.size = source.size
 
     def add(self, layer: Layer) -> Tensor:
@@ -100,7 +101,7 @@ class Network:
         Raises:
             SnncError: a name taken, an input that no layer before has, or what the layer refuses.
         """
-        if layer.name in self.tensors:
+        if layer.name in self.tensors and layer.name not in self.expected:
             raise SnncError("a name stands twice", where=layer.where, got=layer.name, remedy="rename one")
         for name in layer.inputs:
             if name not in self.tensors:
@@ -114,11 +115,36 @@ class Network:
         tensor = layer.value([self.tensors[name] for name in layer.inputs], self)
         self.check_size(tensor.shape, layer.where)
         self.size += tensor.size
+        expected = self.expected.pop(layer.name, tensor)
+        if expected.shape != tensor.shape:
+            raise SnncError(
+                "the neurons in a loop have another shape than what they read",
+                where=layer.where,
+                got=expected.shape,
+                allowed=tensor.shape,
+            )
         self.tensors[layer.name] = tensor
         self.layers[layer.name] = layer
         return tensor
 
+    def expect(self, name: str, shape: Shape, where: str) -> None:
+        """Neurons that come later, so that layers which lead back can read what they sent."""
+        self.check_size(shape, where)
+        size = math.prod(shape)
+        self.expected[name] = Tensor(shape, (Term(name, Identity(size)),), no_offset(shape), True)
+        self.tensors[name] = self.expected[name]
+
     # For the layers.
+
+    def late(self, x: Tensor) -> Tensor:
+        """x as neurons get it now: what comes from neurons that are still expected was sent a step ago, or before."""
+        terms = tuple(replace(t, delay=max(t.delay, 1)) if t.source in self.expected else t for t in x.terms)
+        return replace(x, terms=terms)
+
+    def sends_spikes(self, x: Tensor) -> bool:
+        """Whether all that x is a sum of was sent as binary spikes."""
+        entry = self.source.name
+        return all(t.source != entry or self.tensors[entry].binary for t in x.terms)
 
     def check_size(self, shape: Shape, where: str) -> None:
         """Refuse a tensor that is too large to be a part of a network, before it is made."""
