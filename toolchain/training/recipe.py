@@ -21,6 +21,7 @@ from toolchain.training.architecture import LAYERS, NEURONS, Layer, Planned, Sha
 from toolchain.training.data import IMAGES
 from toolchain.training.methods import METHODS, MethodConfig, method_config
 from toolchain.training.settings import build, plain, setting
+from toolchain.training.surrogates import SURROGATES
 
 try:
     import tomllib
@@ -45,6 +46,7 @@ class Network:
     `architecture.NeuronOptions`.  batch_norm: of the convolutions.
     vote: output neurons for each class, whose spikes are counted together.  readout: the output neurons do not spike;
     their potential, the sum of all that they get, decides.
+    surrogate, slope: what stands for a spike's derivative, see `surrogates`; without a slope the surrogate's own.
     """
 
     hidden: tuple[int, ...] = setting((800,), low=1)
@@ -60,6 +62,8 @@ class Network:
     batch_norm: bool = False
     vote: int = setting(1, low=1, high=1000)
     readout: bool = False
+    surrogate: str = setting("arctangent", choices=tuple(SURROGATES))
+    slope: float | None = setting(None, above=0.0)
 
 
 @dataclass(frozen=True)
