@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from toolchain.training import neurons, quantise
 from toolchain.training.architecture import INPUT, Dense, Neurons, Planned, Shape
 from toolchain.training.encoding import CODINGS, VALUE_MAX
+from toolchain.training.initialise import initialise
 from toolchain.training.layers import STAGES, DelayStage, DenseLayer, Flatten, Stage, ToMap, Weights
 from toolchain.training.recipe import Recipe
 from toolchain.training.surrogates import slope_of
@@ -72,10 +73,12 @@ class SpikingNetwork(nn.Module):
         self.input_scale = input_scale(recipe)
         self.input_shape = shape
         self.used: list[Tensor] | None = None
-        self.stages = self._build(recipe.plan(shape, classes), torch.Generator().manual_seed(recipe.seed))
+        random = torch.Generator().manual_seed(recipe.seed)
+        self.stages = self._build(recipe.plan(shape, classes), random)
         self.populations = [stage for stage in self.stages if isinstance(stage, Weights)]
         self.parts = nn.ModuleList(self.populations)
         self.layers = [layer for population in self.populations for layer in population.connections]
+        initialise(self.weights(), recipe.network, random)
         self._last_read = {name: stage.name for stage in self.stages for name in stage.inputs}
 
     def _build(self, planned: tuple[Planned, ...], generator: torch.Generator) -> list[Stage]:
