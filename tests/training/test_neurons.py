@@ -53,13 +53,6 @@ def test_values_and_gradients_equal_plain_autograd(constant, unit):
     torch.testing.assert_close(mine.grad, reference.grad)
 
 
-def test_the_surrogate_is_the_derivative_of_the_arctangent():
-    x = torch.linspace(-2, 2, 41, dtype=torch.float64)
-    h = 1e-6
-    step = lambda z: torch.atan(math.pi * z) / math.pi + 0.5  # noqa: E731
-    torch.testing.assert_close(neurons.surrogate(x), (step(x + h) - step(x - h)) / (2 * h), rtol=1e-6, atol=1e-8)
-
-
 def test_the_comparison_is_strict_and_the_reset_is_to_zero():
     neuron = Neuron(0.5, 4.0, 1.0, False)
     current = torch.tensor([4.0, 2.5, 1.0]).reshape(3, 1, 1)

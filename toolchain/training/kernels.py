@@ -87,8 +87,11 @@ def _forward(read, write):  # type: ignore[no-untyped-def]
     return forward
 
 
-def _backward(read, write):  # type: ignore[no-untyped-def]
-    """The window's backward loop; `carried` is the gradient by the potential that a step leaves to the next."""
+def _backward(read, write, below):  # type: ignore[no-untyped-def]
+    """The window's backward loop. below: 1 / surrogate.
+
+    `carried` is the gradient by the potential that a step leaves to the next.
+    """
 
     @compiled
     def backward(  # type: ignore[no-untyped-def]
@@ -98,7 +101,6 @@ def _backward(read, write):  # type: ignore[no-untyped-def]
         constant = gradient.shape[0] == 1
         carried = np.empty(BLOCK, np.float32)
         total = np.empty(BLOCK, np.float32)
-        one = np.float32(1)
         for start in range(first, last, BLOCK):
             n = min(BLOCK, last - start)
             carried[:n] = 0
@@ -113,7 +115,7 @@ def _backward(read, write):  # type: ignore[no-untyped-def]
                         carried[i] = np.float32(0) if p[i] > threshold else carried[i]
                 for i in range(n):
                     distance = (p[i] - threshold) * slope
-                    carried[i] += unit * read(g[i]) / (distance * distance + one)
+                    carried[i] += unit * read(g[i]) / below(distance)
                 for before in range(max(t - refractory, 0), t):
                     for i in range(n):
                         if potential[before, start + i] > threshold:
@@ -141,8 +143,43 @@ def same(x):  # type: ignore[no-untyped-def]
     return x
 
 
+@inlined
+def _below_arctangent(x):  # type: ignore[no-untyped-def]
+    return x * x + np.float32(1)
+
+
+@inlined
+def _below_sigmoid(x):  # type: ignore[no-untyped-def]
+    up = np.exp(x)
+    return (np.float32(2) + up + np.float32(1) / up) * np.float32(0.25) if up > 0 else np.float32(np.inf)
+
+
+@inlined
+def _below_fast_sigmoid(x):  # type: ignore[no-untyped-def]
+    root = abs(x) + np.float32(1)
+    return root * root
+
+
+@inlined
+def _below_triangle(x):  # type: ignore[no-untyped-def]
+    left = np.float32(1) - abs(x)
+    return np.float32(1) / left if left > 0 else np.float32(np.inf)
+
+
+BELOW = {
+    "arctangent": _below_arctangent,
+    "sigmoid": _below_sigmoid,
+    "fast-sigmoid": _below_fast_sigmoid,
+    "triangle": _below_triangle,
+}
+"""1 over the functions of `surrogates.SURROGATES`."""
+
 FORWARD = {np.dtype(np.float32): _forward(same, same), np.dtype(np.uint16): _forward(wide, narrow)}
-BACKWARD = {np.dtype(np.float32): _backward(same, same), np.dtype(np.uint16): _backward(wide, narrow)}
+BACKWARD = {
+    (np.dtype(kind), name): _backward(read, write, below)
+    for kind, read, write in ((np.float32, same, same), (np.uint16, wide, narrow))
+    for name, below in BELOW.items()
+}
 
 
 @compiled

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from toolchain.training import neurons, quantise
 from toolchain.training.architecture import INPUT, Dense, Neurons, Planned, Shape
 from toolchain.training.encoding import CODINGS, VALUE_MAX
+from toolchain.training.initialise import initialise
 from toolchain.training.layers import STAGES, DelayStage, DenseLayer, Flatten, Stage, ToMap, Weights
 from toolchain.training.recipe import Recipe
+from toolchain.training.surrogates import slope_of
 
 T = TypeVar("T")
 EXACT_FLOAT32 = 1 << 24
@@ -71,10 +73,12 @@ class SpikingNetwork(nn.Module):
         self.input_scale = input_scale(recipe)
         self.input_shape = shape
         self.used: list[Tensor] | None = None
-        self.stages = self._build(recipe.plan(shape, classes), torch.Generator().manual_seed(recipe.seed))
+        random = torch.Generator().manual_seed(recipe.seed)
+        self.stages = self._build(recipe.plan(shape, classes), random)
         self.populations = [stage for stage in self.stages if isinstance(stage, Weights)]
         self.parts = nn.ModuleList(self.populations)
         self.layers = [layer for population in self.populations for layer in population.connections]
+        initialise(self.weights(), recipe.network, random)
         self._last_read = {name: stage.name for stage in self.stages for name in stage.inputs}
 
     def _build(self, planned: tuple[Planned, ...], generator: torch.Generator) -> list[Stage]:
@@ -257,7 +261,7 @@ class SpikingNetwork(nn.Module):
 
     def _layer(self, layer: Weights, x: Tensor) -> Tensor:
         """What a layer of weights and neurons sends, differentiable."""
-        steps, neuron = self.recipe.network.steps, layer.neuron()
+        steps, neuron = self.recipe.network.steps, self._neuron(layer)
         weight: Tensor = layer.weight
         bias: Tensor | None = layer.bias
         if self.used is not None:
@@ -276,6 +280,12 @@ class SpikingNetwork(nn.Module):
             return total * (neuron.unit * (1 if len(current) == 1 else 1 / steps))
         return neurons.run(current, steps, neuron)
 
+    def _neuron(self, layer: Weights) -> neurons.Neuron:
+        """A layer's neuron with the recipe's surrogate."""
+        options = self.recipe.network
+        slope = slope_of(options.surrogate, options.slope)
+        return replace(layer.neuron(), surrogate=options.surrogate, slope=slope)
+
     def _looped(self, layer: Weights, feedback: Weights, sums: Tensor, direct: Tensor | None) -> Tensor:
         """Spikes of neurons that reach each other, step by step, differentiable."""
         if feedback.grid is None:
@@ -288,7 +298,7 @@ class SpikingNetwork(nn.Module):
         feed = neurons.Feed(
             lambda spikes: feedback.product(spikes[None].to(weight.dtype), weight)[0].float(), layer.late
         )
-        return neurons.run_looped(sums.float(), direct, steps, kept, layer.neuron(), feed)
+        return neurons.run_looped(sums.float(), direct, steps, kept, self._neuron(layer), feed)
 
     def _sums(self, layer: Weights, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """What enters a layer's synaptic current, and what passes by it: both on the scale of the potential."""

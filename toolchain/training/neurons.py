@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from toolchain.training import kernels
+from toolchain.training.surrogates import SURROGATES
 
 PARALLEL_FROM = 1 << 16
 """Neurons from which a second thread is worth starting."""
@@ -27,6 +27,7 @@ class Neuron:
     Where it spiked, reset "zero" sets v to 0 and "subtract" takes the threshold away; then v stays 0 for `refractory`
     steps. decay: 1 - 1/tau.  unit: physical size of one unit of v, for the surrogate.  integer: v is an integer of the
     chip: the decayed potential is truncated toward zero (and, in `run_exact`, v saturates).
+    surrogate: a name of `surrogates.SURROGATES`, with a slope.
     """
 
     decay: float
@@ -35,11 +36,8 @@ class Neuron:
     integer: bool
     reset: str = "zero"
     refractory: int = 0
-
-
-def surrogate(distance: Tensor) -> Tensor:
-    """Arctangent surrogate with alpha 2: the derivative 1 / (1 + (pi x)**2). Source: Fang et al. 2021."""
-    return distance.mul(math.pi).square_().add_(1).reciprocal_()
+    surrogate: str = "arctangent"
+    slope: float = SURROGATES["arctangent"].slope
 
 
 class _Window(torch.autograd.Function):
@@ -64,10 +62,10 @@ class _Window(torch.autograd.Function):
         neuron: Neuron = ctx.neuron
         upstream = upstream.contiguous()
         gradient = torch.empty((1 if ctx.constant else len(potential), *upstream.shape[1:]), dtype=upstream.dtype)
-        state = (neuron.decay, neuron.threshold, neuron.unit, math.pi * neuron.unit)
+        state = (neuron.decay, neuron.threshold, neuron.unit, neuron.slope * neuron.unit)
         rest = (neuron.reset == "subtract", neuron.refractory)
         arrays = (_array(upstream), _array(potential), _array(gradient))
-        _parallel(kernels.BACKWARD[arrays[0].dtype], arrays, (*map(np.float32, state), *rest))
+        _parallel(kernels.BACKWARD[arrays[0].dtype, neuron.surrogate], arrays, (*map(np.float32, state), *rest))
         return gradient, None, None
 
 
@@ -179,8 +177,9 @@ class _Spike(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
         (potential,) = ctx.saved_tensors
-        unit = ctx.neuron.unit
-        return upstream * surrogate((potential - ctx.neuron.threshold) * unit) * unit, None
+        neuron: Neuron = ctx.neuron
+        x = (potential - neuron.threshold) * neuron.unit * neuron.slope
+        return upstream * SURROGATES[neuron.surrogate].derivative(x) * neuron.unit, None
 
 
 @dataclass(frozen=True)

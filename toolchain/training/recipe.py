@@ -21,6 +21,7 @@ from toolchain.training.architecture import LAYERS, NEURONS, Layer, Planned, Sha
 from toolchain.training.data import IMAGES
 from toolchain.training.methods import METHODS, MethodConfig, method_config
 from toolchain.training.settings import build, plain, setting
+from toolchain.training.surrogates import SURROGATES
 
 try:
     import tomllib
@@ -45,6 +46,9 @@ class Network:
     `architecture.NeuronOptions`.  batch_norm: of the convolutions.
     vote: output neurons for each class, whose spikes are counted together.  readout: the output neurons do not spike;
     their potential, the sum of all that they get, decides.
+    init, gain: weights at the start: uniform within 1 / sqrt(inputs), as PyTorch's layers have them, or a rule of
+    `initialise.RULES`; times gain. Biases are not affected.
+    surrogate, slope: what stands for a spike's derivative, see `surrogates`; without a slope the surrogate's own.
     """
 
     hidden: tuple[int, ...] = setting((800,), low=1)
@@ -60,6 +64,10 @@ class Network:
     batch_norm: bool = False
     vote: int = setting(1, low=1, high=1000)
     readout: bool = False
+    init: str = setting("uniform", choices=("uniform", "kaiming", "xavier", "orthogonal"))
+    gain: float = setting(1.0, above=0.0)
+    surrogate: str = setting("arctangent", choices=tuple(SURROGATES))
+    slope: float | None = setting(None, above=0.0)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ whole window. With nn.Linear, nn.Conv2d and pooling between them they make the n
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +18,7 @@ from torch.nn import functional
 from toolchain.errors import SnncError, nearest
 from toolchain.ir.neurons import REFRACTORY_LIMIT
 from toolchain.training.architecture import DELAY_LIMIT
+from toolchain.training.surrogates import SURROGATES, Surrogate, slope_of
 
 RESETS = ("zero", "subtract")
 
@@ -26,40 +26,17 @@ Reals = float | Tensor
 """One number for all neurons, or a tensor that broadcasts over the neurons of a sample, (n,) or (C, 1, 1)."""
 
 
-def arctangent(distance: Tensor) -> Tensor:
-    """1 / (1 + (pi x)**2). Source: Fang et al. 2021."""
-    return 1 / (1 + (math.pi * distance) ** 2)
-
-
-def triangle(distance: Tensor) -> Tensor:
-    """max(0, 1 - |x|). Source: Esser et al. 2016."""
-    return (1 - distance.abs()).clamp(min=0)
-
-
-def fast_sigmoid(distance: Tensor) -> Tensor:
-    """1 / (1 + 10 |x|)**2. Source: Zenke and Ganguli 2018."""
-    return 1 / (1 + 10 * distance.abs()) ** 2
-
-
-SURROGATES: dict[str, Callable[[Tensor], Tensor]] = {
-    "arctangent": arctangent,
-    "triangle": triangle,
-    "fast-sigmoid": fast_sigmoid,
-}
-"""What stands for the derivative of a spike by the membrane potential's distance from the threshold."""
-
-
 class _Spike(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, distance: Tensor, derivative: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(ctx: Any, distance: Tensor, surrogate: Surrogate, slope: float) -> Tensor:
         ctx.save_for_backward(distance)
-        ctx.derivative = derivative
+        ctx.surrogate, ctx.slope = surrogate, slope
         return (distance > 0).to(distance.dtype)
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
         (distance,) = ctx.saved_tensors
-        return upstream * ctx.derivative(distance), None
+        return upstream * ctx.surrogate.derivative(distance * ctx.slope), None, None
 
 
 class Stateful(nn.Module):
@@ -95,7 +72,8 @@ class Neurons(Stateful):
 
     threshold above 0, current_decay in (0, 1], voltage_decay in [0, 1): see `Reals`; an nn.Parameter is trained.
     refractory: steps, 0 to 62, only with reset "zero".  recurrent: an nn.Linear or nn.Conv2d from the layer's own
-    spikes to its inputs, `delay` steps later (1 or more).  surrogate: a name of `SURROGATES`.
+    spikes to its inputs, `delay` steps later (1 or more).  surrogate: a name of `SURROGATES`, with its own
+    slope or another.
 
     Raises:
         SnncError: a parameter without meaning, naming it.
@@ -118,6 +96,7 @@ class Neurons(Stateful):
         recurrent: nn.Linear | nn.Conv2d | None = None,
         delay: int = 1,
         surrogate: str = "arctangent",
+        slope: float | None = None,
     ) -> None:
         super().__init__()
         self._keep("threshold", threshold, lambda x: x > 0, "more than 0")
@@ -131,6 +110,8 @@ class Neurons(Stateful):
         self._check("delay", delay, isinstance(delay, int) and 1 <= delay <= DELAY_LIMIT, f"1 to {DELAY_LIMIT} steps")
         self._check("surrogate", surrogate, surrogate in SURROGATES, nearest(str(surrogate), SURROGATES))
         self.reset, self.refractory, self.delay, self.surrogate = reset, refractory, delay, surrogate
+        self.slope = slope_of(surrogate, slope)
+        self._check("slope", slope, self.slope > 0, "more than 0")
         self.recurrent = recurrent
         self.reset_state()
 
@@ -171,7 +152,7 @@ class Neurons(Stateful):
     def forward(self, x: Tensor) -> Tensor:
         """Spikes of one step, 0 or 1 in the type of x, for weighted sums x (B, ...)."""
         v = self._integrate(x)
-        spikes: Tensor = _Spike.apply(v - self.threshold, SURROGATES[self.surrogate])
+        spikes: Tensor = _Spike.apply(v - self.threshold, SURROGATES[self.surrogate], self.slope)
         fired = spikes.detach()
         self._v = v - fired * self.threshold if self.reset == "subtract" else v * (1 - fired)
         if self.refractory:
@@ -203,6 +184,7 @@ class LIF(Neurons):
         recurrent: nn.Linear | nn.Conv2d | None = None,
         delay: int = 1,
         surrogate: str = "arctangent",
+        slope: float | None = None,
     ) -> None:
         rate = _rate(tau, "LIF")
         super().__init__(
@@ -215,6 +197,7 @@ class LIF(Neurons):
             recurrent=recurrent,
             delay=delay,
             surrogate=surrogate,
+            slope=slope,
         )
 
 
@@ -230,6 +213,7 @@ class IF(Neurons):
         recurrent: nn.Linear | nn.Conv2d | None = None,
         delay: int = 1,
         surrogate: str = "arctangent",
+        slope: float | None = None,
     ) -> None:
         super().__init__(
             threshold=threshold,
@@ -241,6 +225,7 @@ class IF(Neurons):
             recurrent=recurrent,
             delay=delay,
             surrogate=surrogate,
+            slope=slope,
         )
 
 
@@ -262,6 +247,7 @@ class CurrentLIF(Neurons):
         recurrent: nn.Linear | nn.Conv2d | None = None,
         delay: int = 1,
         surrogate: str = "arctangent",
+        slope: float | None = None,
     ) -> None:
         super().__init__(
             threshold=threshold,
@@ -273,6 +259,7 @@ class CurrentLIF(Neurons):
             recurrent=recurrent,
             delay=delay,
             surrogate=surrogate,
+            slope=slope,
         )
 
 
