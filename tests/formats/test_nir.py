@@ -8,7 +8,7 @@ import h5py
 import nir
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 
 from tests.formats.test_onnx import same_graph
 from tests.frontends.nir_equations import evaluate
@@ -54,6 +54,31 @@ def test_the_nodes_alone_compute_the_same(path, graph):
             else:
                 last = expected[f"{p.name}.v"][-1].reshape(-1)
                 np.testing.assert_allclose(trace.potentials[p.name][n], last, rtol=1e-9, atol=1e-9)
+
+
+@settings(max_examples=40)
+@given(graph=graphs(wide={"convolution", "pooling", "skip", "readout"}))
+def test_a_file_without_our_metadata_is_read_as_the_same_network(path, graph):
+    """Names, sizes, what leads where, and the neurons' numbers."""
+    read_by = {graph.populations[-1].name}
+    for c in [c for _ in graph.populations for c in graph.connections]:
+        read_by |= {c.source} if c.target in read_by else set()
+    assume(read_by >= {p.name for p in graph.populations} | {graph.input.name})
+    write_graph(graph, path, lossy=True)
+    with h5py.File(path, "a") as file:
+        del file["node/metadata/snnc"]
+    read = load(path, steps=graph.steps).graph
+    sizes = {p.name: (p.size, p.reset) for p in graph.populations}
+    assert {p.name: (p.size, p.reset) for p in read.populations} == sizes
+    assert {c.name: (c.source, c.target, c.delay) for c in read.connections} == {
+        c.name: (c.source, c.target, c.delay) for c in graph.connections
+    }
+    for p in graph.populations:
+        other = next(q for q in read.populations if q.name == p.name)
+        threshold = ("threshold",) if p.spiking else ()
+        for field in (*threshold, "gain", "current_decay", "voltage_decay"):
+            np.testing.assert_allclose(getattr(other, field), getattr(p, field), rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(other.gain * other.bias, p.gain * p.bias, rtol=1e-5, atol=1e-5)
 
 
 def test_the_same_graph_gives_the_same_bytes(path):

@@ -104,7 +104,7 @@ def _graph(
     if made.reads[source]:
         raise made.refuse("an edge leads into the input", f"Input {source!r}", got=made.reads[source][:4])
     shape = made.nodes[source].shape("shape")
-    ordered = order(made, source)
+    ordered = order(made, source, output)
     neurons = [node for node in ordered if made.nodes[node].kind in MEMORY]
     check_loops(made, source, neurons)
     scale = 1.0 if coding == "rate" else 1 / VALUE_MAX

@@ -169,18 +169,26 @@ def _known(made: Wiring, end: str, graph: str, ends: Mapping[str, Any], place: s
 # ------------------------------------------------------------------------------------------------------- order
 
 
-def order(made: Wiring, source: str) -> list[str]:
+def order(made: Wiring, source: str, output: str) -> list[str]:
     """All nodes so that each stands behind what it reads, but for what leads back.
 
     Raises:
-        SnncError: a node that nothing from the input reaches; or neurons in a loop of which it is not said which
-            compute first.
+        SnncError: a node that nothing from the input reaches, or that does not reach the output; or neurons in a loop
+            of which it is not said which compute first.
     """
     readers = made.readers
     found = _reached(readers, source)
-    lost = [name for name in made.nodes if name not in found]
+    lost = set(made.nodes) - set(found)
     if lost:
         raise made.refuse("nothing from the input reaches these nodes", ", ".join(sorted(lost)[:8]), got=len(lost))
+    dead = set(made.nodes) - set(_reached(made.reads, output))
+    if dead:
+        raise made.refuse(
+            "nothing leads from these nodes to the output",
+            ", ".join(sorted(dead)[:8]),
+            got=len(dead),
+            remedy="take them out, or let a node before the output read them",
+        )
     return found
 
 
