@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from toolchain.backends.trace import Trace
 from toolchain.ir import Compartments, Connectivity, IntegerConnection, IntegerSynapses, Program, make_input
 from toolchain.ir.convolution import Convolution
 
@@ -31,6 +32,15 @@ class Golden:
     samples: np.ndarray
     spikes: dict[str, np.ndarray]
     potentials: dict[str, np.ndarray]
+
+    def assert_equal(self, trace: Trace) -> None:
+        """All spikes, counts and potentials are these."""
+        for name, spikes in self.spikes.items():
+            assert np.array_equal(trace.spikes[name], spikes), name
+            assert np.array_equal(trace.counts[name], spikes.sum(axis=1)), name
+        assert trace.potentials.keys() == self.potentials.keys()
+        for name, potentials in self.potentials.items():
+            assert np.array_equal(trace.potentials[name], potentials), name
 
 
 def read(kind: str) -> Golden:

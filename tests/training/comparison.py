@@ -1,8 +1,10 @@
-"""What two runs are compared by."""
+"""What two runs are compared by, and what stops one of them."""
 
 import json
 
 import torch
+
+from toolchain.training.progress import Silent
 
 
 def plain(value):
@@ -21,3 +23,14 @@ def content(folder):
     model = plain(torch.load(folder / "model.pt", weights_only=True))
     lines = [plain(json.loads(line)) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return {**model, "lines": lines}
+
+
+class StopAt(Silent):
+    """Asks for a stop after so many steps, as a signal does."""
+
+    def __init__(self, stopped, step):
+        self.stopped, self.step = stopped, step
+
+    def update(self, status, *, epoch_ended):
+        if status.step >= self.step:
+            self.stopped.set()

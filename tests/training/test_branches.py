@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from comparison import content
+from comparison import StopAt, content
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_map_training import deployed
@@ -125,15 +125,6 @@ def test_the_shipped_recipe_trains_to_what_is_deployed(tmp_path):
         for c in program.connections
     )
     assert result.metrics["synaptic_operations_total"] == pytest.approx(arrived / len(data.test_x))
-
-
-class StopAt(Silent):
-    def __init__(self, stopped, step):
-        self.stopped, self.step = stopped, step
-
-    def update(self, status, *, epoch_ended):
-        if status.step >= self.step:
-            self.stopped.set()
 
 
 @pytest.mark.parametrize("step", [30, 160])

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from comparison import content
+from comparison import StopAt, content
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -108,17 +108,6 @@ def test_connectivity_is_of_weights_and_synapses_are_told_beside_it(tmp_path, ma
     assert result.metrics["synapses_per_layer"]["conv1"] == patterns["conv1.weight"].n_synapses
     assert result.metrics["synapses_per_layer"]["conv2"] == patterns["conv2.weight"].n_synapses
     assert result.metrics["synapse_connectivity"] != pytest.approx(alive / total, abs=1e-3)
-
-
-class StopAt(Silent):
-    """Asks for a stop after so many steps, as a signal does."""
-
-    def __init__(self, stopped, step):
-        self.stopped, self.step = stopped, step
-
-    def update(self, status, *, epoch_ended):
-        if status.step >= self.step:
-            self.stopped.set()
 
 
 @pytest.mark.parametrize("step", [20, 60])

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 import torch
-from comparison import content
+from comparison import StopAt, content
 
 from toolchain.errors import Interrupted, SnncError
 from toolchain.training.data import load
@@ -85,17 +85,6 @@ def test_same_seed_same_result_and_another_seed_another(tmp_path, recipe):
     first, same, other = (content(run.model.parent) for run in runs)
     assert first == same
     assert first["layers"] != other["layers"]
-
-
-class StopAt(Silent):
-    """Asks for a stop after so many steps, as a signal does."""
-
-    def __init__(self, stopped, step):
-        self.stopped, self.step = stopped, step
-
-    def update(self, status, *, epoch_ended):
-        if status.step >= self.step:
-            self.stopped.set()
 
 
 def stopped_and_resumed(recipe, folder, step):
