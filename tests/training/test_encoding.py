@@ -49,3 +49,24 @@ def test_every_coding_equals_the_compiled_input(coding, parameters):
     parameter = next(iter(parameters.values()), 0)
     got = encoding.CODINGS[coding](torch.from_numpy(x), 9, parameter, torch.float32).expand(9, -1, -1)
     assert np.array_equal(got.numpy(), expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    steps=st.integers(1, 12),
+    threshold=st.integers(0, 600),
+    shape=st.tuples(st.integers(1, 5), st.integers(1, 20), st.integers(1, 6)),
+    seed=st.integers(0, 2**31),
+)
+def test_products_by_period_are_those_of_the_spikes_and_so_are_their_gradients(steps, threshold, shape, seed):
+    batch, sources, targets = shape
+    random = torch.Generator().manual_seed(seed)
+    samples = torch.randint(0, 256, (batch, sources), generator=random).to(torch.uint8)
+    samples[torch.rand(samples.shape, generator=random) < 0.4] = 0
+    # Integers, whose sums are exact in any order.
+    weight = torch.randint(-255, 256, (targets, sources), generator=random).float().requires_grad_()
+    upstream = torch.randint(-9, 10, (steps, batch, targets), generator=random).float()
+    expected = encoding.rate(samples, steps, threshold, torch.float32) @ weight.t()
+    found = encoding.PeriodicSpikes(samples, steps, threshold).product(weight)
+    assert torch.equal(found, expected)
+    assert torch.equal(*(torch.autograd.grad(sums, weight, upstream)[0] for sums in (found, expected)))

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from toolchain.training import neurons, quantise
 from toolchain.training.architecture import Conv, Dropout, NeuronOptions, Neurons, Planned, Pool
+from toolchain.training.encoding import PeriodicSpikes
 from toolchain.training.quantise import Grid
 
 NORM_MOMENTUM = 0.1
@@ -316,8 +317,8 @@ class DenseLayer(Weights):
     def __init__(self, planned: Planned, generator: torch.Generator) -> None:
         super().__init__(planned, (*planned.target, math.prod(planned.source)), generator)
 
-    def product(self, x: Tensor, weight: Tensor) -> Tensor:
-        return functional.linear(x, weight)
+    def product(self, x: Tensor | PeriodicSpikes, weight: Tensor) -> Tensor:
+        return x.product(weight) if isinstance(x, PeriodicSpikes) else functional.linear(x, weight)
 
     def everywhere(self, weight: Tensor) -> Tensor:
         return weight.sum(1)

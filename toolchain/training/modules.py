@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from toolchain.training import neurons, quantise
 from toolchain.training.architecture import INPUT, Dense, Neurons, Planned, Shape
-from toolchain.training.encoding import CODINGS, VALUE_MAX
+from toolchain.training.encoding import CODINGS, VALUE_MAX, PeriodicSpikes
 from toolchain.training.initialise import initialise
 from toolchain.training.layers import STAGES, DelayStage, DenseLayer, Flatten, Stage, ToMap, Weights
 from toolchain.training.recipe import Recipe
@@ -195,19 +195,27 @@ class SpikingNetwork(nn.Module):
 
         Differentiable. dtype: of the matrix products.  noise: for dropout, which is left out without.
         """
-        steps = self.recipe.network.steps
-        graded = self.coding is CODINGS["graded"]
         if self.used is not None:
             samples = samples.index_select(1, self.used[0])
-        x = self.coding(samples, steps, self.coding_parameter, torch.float32 if graded else dtype)
 
         def compute(stage: Stage, parts: list[Tensor]) -> Tensor:
             x = stage.join(parts)
             return self._layer(stage, x).to(dtype) if isinstance(stage, Weights) else stage(x, noise)
 
+        x = self._coded(samples, dtype)
         for _, sent in self._through(x, compute):
             x = sent
         return x
+
+    def _coded(self, samples: Tensor, dtype: torch.dtype) -> Tensor:
+        """What the input sends while training, in the form that is cheapest for the layers that read it."""
+        steps = self.recipe.network.steps
+        if self.coding is CODINGS["rate"] and all(
+            isinstance(stage, DenseLayer) for stage in self.stages if INPUT in stage.inputs
+        ):
+            return cast("Tensor", PeriodicSpikes(samples, steps, self.coding_parameter))
+        graded = self.coding is CODINGS["graded"]
+        return self.coding(samples, steps, self.coding_parameter, torch.float32 if graded else dtype)
 
     def _through(self, x: T, compute: Callable[[Stage, list[T]], T]) -> Iterator[tuple[Stage, T]]:
         """Each part with what it makes of what it reads; nothing is kept longer than it is read."""
