@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from toolchain.errors import Diagnostic, Interrupted, SnncError
 from toolchain.files import write_text
-from toolchain.training import augment, checkpoint, evaluate, precision, progress, quantise
+from toolchain.training import augment, checkpoint, evaluate, memory, precision, progress, quantise
 from toolchain.training.data import Dataset, load
 from toolchain.training.layers import Weights
 from toolchain.training.methods import Clock, Run
@@ -65,6 +65,7 @@ def train(
         SnncError: data or folder refused, checkpoint of another recipe, a file could not be written, loss not finite.
         Interrupted: SIGINT or SIGTERM came; the checkpoint is written, the message says how to continue.
     """
+    memory.reuse_freed()
     recipe = _with_precision(recipe)
     dataset = load(recipe.data.dataset, data_dir)
     folder = _prepare(Path(out_dir), resume)
