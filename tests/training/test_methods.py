@@ -8,7 +8,12 @@ import pytest
 import torch
 from comparison import StopAt, content
 
+import hw_targets
+from toolchain.backends import reference
 from toolchain.errors import Interrupted, SnncError
+from toolchain.frontends import load as load_model
+from toolchain.pipeline import compile_graph
+from toolchain.simulation import accuracy
 from toolchain.training.data import load
 from toolchain.training.loop import Session, train
 from toolchain.training.methods import METHODS, method_config
@@ -126,3 +131,19 @@ def test_the_metrics_say_what_was_promised(tmp_path, recipe):
 def test_an_unknown_method_suggests_the_nearest():
     with pytest.raises(SnncError, match="did you mean 'grad-r'"):
         method_config("gradr")
+
+
+WIDTHS = [*((name, 2) for name in sorted(METHODS)), *(("grad-r", bits) for bits in (3, 5, 8))]
+
+
+@pytest.mark.parametrize(("name", "bits"), WIDTHS)
+def test_weights_of_every_width_are_deployed_as_they_were_trained(tmp_path, small, name, bits):
+    recipe = of_method(small, name).resolve({"quantise.bits": bits, "train.epochs": 1})
+    result = train(recipe, out_dir=tmp_path / "run", reporter=Silent())
+    holds_what_it_promises(result)
+    data = load("digits")
+    program = compile_graph(load_model(tmp_path / "run").graph, hw_targets.load("loihi")).program
+    for connection in program.connections:
+        # As many as a signed number of so many bits has, the lowest of a two's complement left out.
+        assert abs(connection.synapses.mantissa).max() < 1 << (bits - 1)
+    assert accuracy(reference.run(program, data.test_x), data.test_y) == result.metrics["accuracy"]
