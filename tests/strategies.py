@@ -35,7 +35,7 @@ from toolchain.ir.arithmetic import BIAS_LIMIT, DECAY_ONE, STATE_SHIFT, THRESHOL
 from toolchain.ir.convolution import Convolution
 from toolchain.ir.pattern import Pattern
 
-CODINGS = ("rate", "graded", "current")
+CODINGS = ("rate", "graded", "current", "spikes")
 FORMATS = (
     *(("mixed", bits) for bits in range(2, 9)),
     *(("excitatory", bits) for bits in range(1, 9)),
@@ -332,13 +332,16 @@ def inputs(
 
 @st.composite
 def samples(draw: st.DrawFn, program: Program | Graph, *, max_samples: int = 4) -> NDArray[np.uint8]:
-    """Samples for a program, shape (n, sample_size): black, white, and everything between."""
+    """Samples for a program, shape (n, sample_size): black, white, and everything between; or spikes of each step."""
     n = draw(st.integers(1, max_samples))
     return random_samples(np.random.default_rng(draw(st.integers(0, 2**32 - 1))), program, n)
 
 
 def random_samples(random: np.random.Generator, program: Program | Graph, n: int) -> NDArray[np.uint8]:
     """The same from a generator."""
+    if program.input.coding == "spikes":
+        density = random.choice((0.1, 0.5, 0.9))
+        return (random.random((n, program.steps, program.input.sample_size)) < density).astype(np.uint8)
     values = random.integers(0, 256, (n, program.input.sample_size))
     edge = random.random(values.shape)
     return np.where(edge < 0.2, 0, np.where(edge > 0.7, 255, values)).astype(np.uint8)

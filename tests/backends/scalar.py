@@ -120,7 +120,7 @@ def simulate(program: Program, samples: np.ndarray) -> tuple[dict[str, np.ndarra
         sample, t = divmod(now, steps)
         if sample < n:
             for i, channel in enumerate(entry.channels):
-                x = int(samples[sample, channel])
+                x = int(samples[sample, t, channel] if entry.coding == "spikes" else samples[sample, channel])
                 payload = x // 2 ** (8 - entry.payload_bits) if isinstance(entry, GradedInput) else x
                 if at_entry:
                     if t == 0:

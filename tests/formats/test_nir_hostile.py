@@ -14,7 +14,7 @@ import pytest
 
 from tests.small_graphs import network
 from toolchain.errors import SnncError
-from toolchain.formats import nir_tree
+from toolchain.formats import hdf5_tree
 from toolchain.formats.nir import write_graph
 from toolchain.frontends import load
 
@@ -126,7 +126,7 @@ def test_a_text_of_four_gigabytes(path):
 
 def test_a_file_that_unpacks_to_more_than_may_be(path, monkeypatch):
     replace(path, "node/nodes/affine/weight", data=np.zeros((1000, 1000)), compression="gzip")
-    monkeypatch.setattr(nir_tree, "BYTES_LIMIT", 1 << 20)
+    monkeypatch.setattr(hdf5_tree, "BYTES_LIMIT", 1 << 20)
     refused(path, r"the file is too large\n.*affine/weight")
 
 
@@ -204,7 +204,7 @@ def test_graphs_within_one_another_without_end(path):
 
 
 def test_too_many_entries(path, monkeypatch):
-    monkeypatch.setattr(nir_tree, "ENTRIES_LIMIT", 10)
+    monkeypatch.setattr(hdf5_tree, "ENTRIES_LIMIT", 10)
     refused(path, "too many entries")
 
 

@@ -48,8 +48,8 @@ def run(
     Raises:
         SnncError: ONNX Runtime is not installed, or the program's dense weights exceed memory.
     """
-    began = time.perf_counter()
-    program.input.read(samples)
+    began, entry = time.perf_counter(), program.input
+    entry.read(samples)
     session = _session(program)
     n, trace = len(samples), Trace.room(program, len(samples), record, np.int64)
     outputs = [value.name for value in session.get_outputs()]
@@ -60,7 +60,7 @@ def run(
         here = slice(start, start + len(values))
         state = {name: np.zeros((len(values), *shape), dtype) for name, (shape, dtype) in states.items()}
         for t in range(program.steps):
-            result = dict(zip(outputs, session.run(outputs, {SAMPLE: values, **state}), strict=True))
+            result = dict(zip(outputs, session.run(outputs, {SAMPLE: entry.at(values, t), **state}), strict=True))
             state = {name: result[f"{name}_next"] for name in states}
             for name in trace.counts.keys() - trace.potentials.keys():
                 # The input's spikes carry a payload; what is recorded is that there was one.

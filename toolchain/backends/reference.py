@@ -81,8 +81,8 @@ def simulate(
         fired = {p.name: np.zeros((steps, many, p.size), np.uint8) for p in network.populations}
         sent: dict[str, NDArray[Any]] = {entry.name: entering(payload), **fired}
         state = {p.name: p.start(many) for p in network.populations}
-        # What comes from outside is the same at every step, and so are its sums.
-        lasting = [] if entry.on_chip else [c for c in network.connections if c.source == entry.name]
+        # What is the same at every step has the same sums.
+        lasting = [c for c in network.connections if c.source == entry.name and entry.steady]
         steady = {c.name: sums[c.name](sent[entry.name][0]) for c in lasting}
         for t in range(steps):
             for p in network.populations:

@@ -93,6 +93,8 @@ def _nir_graph(graph: Graph, made: Made, dt: float) -> nir.NIRGraph:
                 "delay": c.delay,
                 "weight_step": None if c.weight_step is None else float(c.weight_step),
                 "weight_bits": c.weight_bits,
+                # Left out where there is none, as earlier versions wrote it.
+                **({} if c.weight_exponent is None else {"weight_exponent": c.weight_exponent}),
                 "geometry": _geometry(c),
             }
             for c in graph.connections
@@ -203,7 +205,8 @@ def _connection(given: dict[str, Any], nodes: Mapping[str, Any]) -> Connection:
         else _kernel(given["geometry"], beside)
     )
     names = ("name", "source", "target", "weight_step", "weight_bits", "delay")
-    return Connection(synapses=synapses, **{name: given[name] for name in names})
+    exponent = given.get("weight_exponent")
+    return Connection(synapses=synapses, weight_exponent=exponent, **{name: given[name] for name in names})
 
 
 def _listed(weight: NDArray[np.float32], zeros: NDArray[np.int64] | None) -> FloatSynapses:

@@ -53,7 +53,7 @@ REALS = ("threshold", "gain", "current_decay", "voltage_decay")
 SIZE_MAX = (1 << 31) - 1
 """Protocol buffers, and with them ONNX files without external data, end at 2 GiB."""
 
-INPUT_OPERATORS = {"rate": "RateInput", "graded": "GradedInput", "current": "CurrentInput"}
+INPUT_OPERATORS = {"rate": "RateInput", "graded": "GradedInput", "current": "CurrentInput", "spikes": "SpikeInput"}
 """Input coding -> our operator."""
 
 DOC = (
@@ -391,5 +391,6 @@ def _float_sum(build: _Builder, source: Input, c: Connection, layout: Layout) ->
         **layout.attributes,
         weight_step=None if c.weight_step is None else double(c.weight_step),
         weight_bits=None if c.weight_bits is None else int(c.weight_bits),
+        weight_exponent=None if c.weight_exponent is None else int(c.weight_exponent),
     )
     return a

@@ -209,6 +209,17 @@ def current_input() -> FunctionProto:
     )
 
 
+def spike_input() -> FunctionProto:
+    return function(
+        "SpikeInput",
+        "Binary spikes from outside: the sample is what arrives at this step.",
+        ["sample", "channels"],
+        ["spikes"],
+        [],
+        [helper.make_node("Gather", ["sample", "channels"], ["spikes"], axis=1)],
+    )
+
+
 def host_current() -> FunctionProto:
     return function(
         "HostCurrent",
@@ -256,6 +267,7 @@ FUNCTIONS = [
     rate_input(),
     graded_input(),
     current_input(),
+    spike_input(),
     host_current(),
     physical_input(),
 ]

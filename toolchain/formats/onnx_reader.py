@@ -106,7 +106,9 @@ class Reader(File):
             target, node = wiring[name]
             start, delay = self._source(node, {**dict.fromkeys(sizes, "spikes"), source.name: "value"})
             pattern, weights = self._weights(node, "weights", (sizes[start], sizes[target]), TensorProto.FLOAT)
-            bits = self._attribute(node, "weight_bits", AttributeProto.INT)
+            bits, exponent = (
+                self._attribute(node, name, AttributeProto.INT) for name in ("weight_bits", "weight_exponent")
+            )
             connections.append(
                 Connection(
                     name,
@@ -116,6 +118,7 @@ class Reader(File):
                     weight_step=self._double(node, "weight_step"),
                     weight_bits=None if bits is None else int(bits.i),
                     delay=delay,
+                    weight_exponent=None if exponent is None else int(exponent.i),
                 )
             )
         return Graph(
@@ -141,6 +144,7 @@ class Reader(File):
             "rate": {"threshold": STEPS_MAX},
             "graded": {"payload_bits": VALUE_BITS},
             "current": {"shift": SHIFT_MAX},
+            "spikes": {},
         }[coding]
         return make_input(
             coding,

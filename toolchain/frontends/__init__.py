@@ -16,9 +16,13 @@ FRONTENDS: dict[str, str] = {
     ".pt": "toolchain.frontends.checkpoint:load",
     ".onnx": "toolchain.frontends.onnx_graph:load",
     ".nir": "toolchain.frontends.nir_graph:load",
+    ".net": "toolchain.frontends.netx:load",
 }
 """Suffix -> what reads such files, as "module:attribute"."""
-CHOICES: dict[str, tuple[str, ...]] = {".nir": ("dt", "steps", "coding", "reset", "dataset")}
+CHOICES: dict[str, tuple[str, ...]] = {
+    ".nir": ("dt", "steps", "coding", "reset", "dataset"),
+    ".net": ("steps", "coding"),
+}
 """Suffix -> what a user has to choose, or may, as the file does not say it."""
 MODEL_FILE = "model.pt"
 """What `snnc train` leaves in its folder."""

@@ -29,6 +29,7 @@ INPUT_PARAMETERS: dict[str, dict[str, int | None]] = {
     "rate": {"threshold": None},
     "graded": {"payload_bits": 8},
     "current": {"shift": 0},
+    "spikes": {},
 }
 """Coding -> its own entries with their defaults; None: must be there."""
 

@@ -64,7 +64,7 @@ class Node(ABC):
 class Weighted(Node):
     """A layer with weights; a synapse exists where the mask is set. bias: (out,) or None.
 
-    weight_step, weight_bits: where training kept to an integer grid, one step of it and its bits.
+    weight_step, weight_bits, weight_exponent: where training kept to an integer grid, as a connection has them.
     """
 
     weight: Floats
@@ -72,12 +72,13 @@ class Weighted(Node):
     bias: Floats | None = None
     weight_step: float | None = None
     weight_bits: int | None = None
+    weight_exponent: int | None = None
 
     @property
     def grid(self) -> Grid | None:
         if self.weight_step is None or self.weight_bits is None:
             return None
-        return Grid(self.weight_step, self.weight_bits)
+        return Grid(self.weight_step, self.weight_bits, self.weight_exponent)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -21,10 +21,14 @@ TERMS_LIMIT = 1000
 
 @dataclass(frozen=True)
 class Grid:
-    """The integers that training kept a layer's weights to: the physical value of one step, and the bits."""
+    """The integers that training kept a layer's weights to: the physical value of one step, and the bits.
+
+    exponent: of the weights in the registers that it computed in, where it did.
+    """
 
     step: float
     bits: int
+    exponent: int | None = None
 
 
 @dataclass(frozen=True)
@@ -214,7 +218,7 @@ class Network:
         if term.operator.plain or operator.values is term.operator.values:
             return before  # nothing but the layer's own weights
         if factor:
-            after = Grid(before.step * abs(factor), before.bits)
+            after = Grid(before.step * abs(factor), before.bits, before.exponent if abs(factor) == 1.0 else None)
             if operator.on_grid(after.step, after.bits):
                 return after
         message = "weights that were trained on an integer grid left it, as they were merged with other layers"
@@ -246,6 +250,7 @@ class Network:
                     synapses=FloatSynapses(pattern, weights.astype(np.float32, copy=False)),
                     weight_step=term.grid.step if term.grid else None,
                     weight_bits=term.grid.bits if term.grid else None,
+                    weight_exponent=term.grid.exponent if term.grid else None,
                     delay=term.delay,
                 )
                 connections.append(connection)

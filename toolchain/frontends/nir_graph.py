@@ -107,7 +107,7 @@ def _graph(
     ordered = order(made, source, output)
     neurons = [node for node in ordered if made.nodes[node].kind in MEMORY]
     check_loops(made, source, neurons)
-    scale = 1.0 if coding == "rate" else 1 / VALUE_MAX
+    scale = 1.0 if INPUTS[coding].spiking else 1 / VALUE_MAX
     entry: Input = make_input(coding, source, math.prod(shape), scale=scale)
     network = Network(entry, shape)
     builder = _Builder(made, network, dt, reset)

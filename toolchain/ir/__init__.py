@@ -7,7 +7,7 @@
 from toolchain.ir.connectivity import Connectivity
 from toolchain.ir.convolution import Convolution
 from toolchain.ir.graph import Connection, Graph, QuantisedConnection, QuantisedGraph
-from toolchain.ir.inputs import CurrentInput, GradedInput, Input, RateInput, make_input
+from toolchain.ir.inputs import CurrentInput, GradedInput, Input, RateInput, SpikeInput, make_input
 from toolchain.ir.neurons import LIF, Compartments, State
 from toolchain.ir.pattern import Pattern
 from toolchain.ir.program import IntegerConnection, Program
@@ -32,6 +32,7 @@ __all__ = [
     "QuantisedConnection",
     "QuantisedGraph",
     "RateInput",
+    "SpikeInput",
     "State",
     "make_input",
     "mantissa_range",

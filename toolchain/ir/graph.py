@@ -13,14 +13,18 @@ from toolchain.ir.neurons import LIF
 from toolchain.ir.verify import chip_delays, verify_wiring
 from toolchain.ir.weights import FloatSynapses, IntegerSynapses
 
+EXPONENT_MAX = 24
+"""Largest exponent of trained weights; a current has 24 bits."""
+
 
 @dataclass(frozen=True, eq=False)
 class Connection:
     """Synapses from one population to another: `sum over synapses of weight * payload[t - delay]`.
 
     weight_step, weight_bits: where training already kept the weights to an integer grid, the physical value of
-    one step of that grid and its bits; None otherwise.  delay: steps of the sample after which a spike arrives, beyond
-    those that the layers take: 0, and 1 or more for a recurrent connection.
+    one step of that grid and its bits; None otherwise.  weight_exponent: where training computed in registers, the
+    exponent of its weights, mantissa * 2**exponent: thresholds then count in steps of exponent 0.  delay: steps of the
+    sample after which a spike arrives, beyond those that the layers take: 0, and 1 or more for a recurrent connection.
     """
 
     name: str
@@ -30,6 +34,7 @@ class Connection:
     weight_step: float | None = None
     weight_bits: int | None = None
     delay: int = 0
+    weight_exponent: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +63,8 @@ class Graph:
             connection.synapses.verify(connection.name)
             if connection.weight_step is not None:
                 _verify_step(connection.weight_step, f"{connection.name}.weight_step")
+            if connection.weight_exponent is not None:
+                _verify_exponent(connection)
         chip_delays(self)
 
 
@@ -114,6 +121,18 @@ class QuantisedGraph:
             ),
             steps=self.steps,
             metadata=self.metadata,
+        )
+
+
+def _verify_exponent(connection: Connection) -> None:
+    exponent = connection.weight_exponent
+    assert exponent is not None
+    if connection.weight_step is None or not 0 <= exponent <= EXPONENT_MAX:
+        raise SnncError(
+            "a trained exponent needs a trained step, and is small",
+            where=f"{connection.name}.weight_exponent",
+            got=exponent,
+            allowed=f"0 to {EXPONENT_MAX}",
         )
 
 

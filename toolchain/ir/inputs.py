@@ -1,7 +1,8 @@
 """How a sample enters the network. One class for each coding; what differs between them stands on the class.
 
-A sample is a vector of integers, 0 to 255 (an image's pixels); `channels` names the entries that the input neurons
-read, so that inputs which nothing listens to can be left out.
+A sample is a vector of integers, 0 to 255 (an image's pixels), or such a vector for each time step (spikes that were
+recorded elsewhere); `channels` names the entries that the input neurons read, so that inputs which nothing listens to
+can be left out.
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ class Input:
     """Whether the input neurons are compartments of the chip."""
     on_host: ClassVar[bool] = False
     """Whether the first connection is computed on the host."""
+    steady: ClassVar[bool] = False
+    """Whether it sends the same at every step of a sample."""
+    spiking: ClassVar[bool] = False
+    """Whether what it sends are spikes without a payload, whatever its parameters."""
 
     @property
     def size(self) -> int:
@@ -56,9 +61,13 @@ class Input:
     def encode(self, samples: NDArray[np.integer], steps: int) -> NDArray[np.int64]:
         """What the input neurons send: shape (steps, n_samples, size), 0 for no spike, else the payload.
 
-        samples: integers 0 to 255, shape (n_samples, sample_size).
+        samples: integers 0 to 255, shape (n_samples, sample_size), or of each step (n_samples, steps, sample_size).
         """
         raise NotImplementedError
+
+    def at(self, samples: NDArray[np.integer], step: int) -> NDArray[np.integer]:
+        """The part of the samples that is read at a step, shape (n_samples, sample_size)."""
+        return samples
 
     def inject(self, total: NDArray[np.int64]) -> NDArray[np.int64]:
         """The sums of the first connection as they reach its neurons (changed only where the host computes them)."""
@@ -148,6 +157,7 @@ class RateInput(Input):
 
     coding: ClassVar[str] = "rate"
     on_chip: ClassVar[bool] = True
+    spiking: ClassVar[bool] = True
 
     @property
     def payload_max(self) -> int:
@@ -196,6 +206,7 @@ class GradedInput(Input):
 
     coding: ClassVar[str] = "graded"
     on_chip: ClassVar[bool] = False
+    steady: ClassVar[bool] = True
 
     @property
     def payload_max(self) -> int:
@@ -230,6 +241,7 @@ class CurrentInput(Input):
     coding: ClassVar[str] = "current"
     on_chip: ClassVar[bool] = False
     on_host: ClassVar[bool] = True
+    steady: ClassVar[bool] = True
 
     @property
     def payload_max(self) -> int:
@@ -247,7 +259,68 @@ class CurrentInput(Input):
         return {"shift": self.shift}
 
 
-INPUTS: dict[str, type[Input]] = {"rate": RateInput, "graded": GradedInput, "current": CurrentInput}
+@dataclass(frozen=True, eq=False)
+class SpikeInput(Input):
+    """Binary spikes from outside, as an event camera or another network sends them: a sample says which at each step.
+
+    Samples are 0 or 1, shape (n_samples, steps, sample_size). They take no compartment: spikes enter the chip by its
+    mesh, as those of other chips do.
+    """
+
+    coding: ClassVar[str] = "spikes"
+    on_chip: ClassVar[bool] = False
+    spiking: ClassVar[bool] = True
+
+    @property
+    def payload_max(self) -> int:
+        return 1
+
+    def encode(self, samples: NDArray[np.integer], steps: int) -> NDArray[np.int64]:
+        values = self.check(samples)
+        if values.shape[1] != steps:
+            raise SnncError(
+                "the samples last another number of steps than the network",
+                where=self.name,
+                got=values.shape[1],
+                allowed=steps,
+                remedy="bin the events in as many steps",
+            )
+        return np.ascontiguousarray(values[:, :, self.channels].transpose(1, 0, 2), np.int64)
+
+    def at(self, samples: NDArray[np.integer], step: int) -> NDArray[np.integer]:
+        return samples[:, step]
+
+    def read(self, samples: NDArray[np.integer]) -> NDArray[np.int64]:
+        return self.check(samples)[:, :, self.channels].astype(np.int64)
+
+    def check(self, samples: NDArray[np.integer]) -> NDArray[np.integer]:
+        values = np.asarray(samples)
+        if values.ndim != 3 or values.shape[2] != self.sample_size:
+            raise SnncError(
+                "the samples do not match the input, which reads spikes of every step",
+                where=self.name,
+                got=f"shape {values.shape}",
+                allowed=f"(n, steps, {self.sample_size})",
+                remedy="give event data (--events), or use input coding 'rate' for images",
+            )
+        whole = np.issubdtype(values.dtype, np.integer)
+        if not whole or (values.size and (int(values.min()) < 0 or int(values.max()) > 1)):
+            raise SnncError(
+                "spikes are 0 or 1",
+                where=self.name,
+                got=f"{values.dtype}" if not whole else int(values.max()),
+                allowed="integers, 0 or 1",
+                remedy="merge events of one step into one spike",
+            )
+        return values
+
+
+INPUTS: dict[str, type[Input]] = {
+    "rate": RateInput,
+    "graded": GradedInput,
+    "current": CurrentInput,
+    "spikes": SpikeInput,
+}
 
 
 def make_input(

@@ -36,7 +36,7 @@ class QuantizeWeights:
     A step that training fixed for the same number of bits is taken as it is; otherwise the step with the least
     squared error is searched. Steps of connections into one population differ by powers of two, which become
     their exponents: the finest of them is the base, unless the exponent register (`exponent_limit`) ends before the
-    coarsest. The sign mode is the narrowest that holds the weights.
+    coarsest, or training fixed the exponents too. The sign mode is the narrowest that holds the weights.
     """
 
     weight_bits: int
@@ -85,7 +85,17 @@ class QuantizeWeights:
         )
 
     def _base(self, entering: list[Connection], wanted: dict[str, float | None], units: dict[str, float]) -> float:
-        """The step of exponent 0: the finest wanted, but none below what the exponent register reaches."""
+        """The step of exponent 0: the finest wanted, but none below what the exponent register reaches.
+
+        Where training computed in registers, it is what 1 stood for there, so that every rounding stays the same.
+        """
+        fixed = {
+            c.weight_step * units[c.name] / 2.0**c.weight_exponent
+            for c in entering
+            if c.weight_exponent is not None and c.weight_step is not None and wanted[c.name] == c.weight_step
+        }
+        if len(fixed) == 1:
+            return fixed.pop()
         reach = []
         steps = []
         for c in entering:

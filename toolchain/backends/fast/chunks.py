@@ -142,6 +142,14 @@ class Chunk:
             self.spikes[entry.name] = kernels.rate(self.samples, entry.channels, thresholds, sent, counts)
             self.keep(entry.name, sent)
             return
+        if not entry.steady:
+            sent = self.rows(entry.size, self.steps * self.many)
+            payload = entry.encode(self.samples, self.steps)
+            sent[:-1] = payload.transpose(2, 0, 1).reshape(entry.size, -1)
+            counts[:] = payload.sum(axis=0)
+            self.spikes[entry.name] = int(np.count_nonzero(payload))
+            self.keep(entry.name, sent)
+            return
         sent = self.rows(entry.size, self.many)
         sent[:-1] = entry.encode(self.samples, 1)[0].T
         fired = sent[:-1] != 0

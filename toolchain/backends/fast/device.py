@@ -52,7 +52,7 @@ def run(
     """
     began = time.perf_counter()
     plan, n, entry, where = Plan.of(program), len(samples), program.input, _device(device)
-    values = np.ascontiguousarray(entry.check(samples)[:, entry.channels], np.uint8)
+    values = np.ascontiguousarray(entry.check(samples)[..., entry.channels], np.uint8)
     trace = Trace.room(program, n, record, np.int64)
     with _exact(), torch.inference_mode():
         work = _Device(plan, where)
@@ -217,9 +217,9 @@ class _Batch:
         if self.work.rates is not None:
             payload = self.work.rates[:, torch.from_numpy(self.values).to(device).long()]
         else:
-            whole = np.zeros((len(self.values), entry.sample_size), np.int64)
-            whole[:, entry.channels] = self.values
-            encoded = entry.encode(whole, self.steps if entry.on_chip else 1).astype(np.uint8)
+            whole = np.zeros((*self.values.shape[:-1], entry.sample_size), np.int64)
+            whole[..., entry.channels] = self.values
+            encoded = entry.encode(whole, 1 if entry.steady else self.steps).astype(np.uint8)
             payload = torch.from_numpy(encoded).to(device).expand(self.steps, -1, -1)
         self.sent[entry.name] = payload
         self.write(entry.name, payload != 0)

@@ -117,7 +117,7 @@ def _population(program: Program, name: str, group_of: dict[str, int]) -> Popula
     inner: list[Delivery] = []
     outer: list[Delivery] = []
     for c in into:
-        from_outside = c.source == entry.name and not entry.on_chip
+        from_outside = c.source == entry.name and entry.steady
         looped = group_of.get(c.source) == group_of[name]
         brought, magnitude = own[c.name]
         kept, payload_max = (brought, entry.payload_max) if from_outside else (sums, 1)

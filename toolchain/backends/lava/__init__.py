@@ -78,10 +78,11 @@ def run(
     spikes, counts = found.spikes, found.counts
     if program.input.name not in counts:
         # These spikes come from outside and are no process's output: they are what was sent.
-        sent = (program.input.encode(samples, 1)[0] != 0).astype(np.uint8)
-        counts[program.input.name] = sent.astype(np.int32) * program.steps
+        lasts = program.steps if program.input.steady else 1
+        sent = program.input.encode(samples, program.steps // lasts).transpose(1, 0, 2) != 0
+        counts[program.input.name] = sent.sum(axis=1, dtype=np.int32) * np.int32(lasts)
         if program.input.name in wanted:
-            spikes[program.input.name] = np.repeat(sent[:, None, :], program.steps, axis=1)
+            spikes[program.input.name] = np.repeat(sent.astype(np.uint8), lasts, axis=1)
     return Trace(
         spikes={name: spikes[name] for name in wanted},
         counts={name: counts[name] for name in known},
@@ -295,10 +296,18 @@ def _current(program: Program, samples: NDArray[np.integer] | None) -> Entry:
     return [], sources, values, {connection.name for connection in on_host}
 
 
+def _spikes(program: Program, samples: NDArray[np.integer] | None) -> Entry:
+    source = _spec.Source(program.input.name, "spikes", program.input.size)
+    if samples is None:
+        return [], [source], {}, set()
+    return [], [source], {source.name: program.input.encode(samples, program.steps).transpose(1, 0, 2)}, set()
+
+
 _ENTRIES: dict[str, Callable[[Program, NDArray[np.integer] | None], Entry]] = {
     "rate": _rate,
     "graded": _graded,
     "current": _current,
+    "spikes": _spikes,
 }
 
 

@@ -34,7 +34,9 @@ TAKES = (1, 63)  # steps from a spike to its arrival; the register holds one les
 # Lava shifts the summed input by 6 bits in int32: at 2^25 the shift would lose the sign.
 INPUT_LIMIT = 2**25
 
-SOURCE_KINDS = ("rate", "graded", "current")
+SOURCE_KINDS = ("rate", "graded", "current", "spikes")
+SENT = ("graded", "spikes")
+"""Kinds that send spikes over connections."""
 
 
 class SpecError(ValueError):
@@ -154,10 +156,11 @@ class Connection:
 
 @dataclass(frozen=True)
 class Source:
-    """What comes from outside, the same value at every step of a sample's window.
+    """What comes from outside, the same value at every step of a sample's window; of `spikes`, one for each step.
 
     `rate` and `current` add their integers to the input sum of the population `target`, in step with its window;
-    `graded` sends them as spike payloads over the connections that name this source (depth 0, `target` is None).
+    `graded` sends them as spike payloads over the connections that name this source (depth 0, `target` is None), and
+    `spikes` sends those that it is given, of shape (samples, steps, size).
     """
 
     name: str
@@ -334,9 +337,9 @@ def _check_source(source: Source, spec: Spec) -> None:
     if source.kind not in SOURCE_KINDS:
         raise SpecError("unknown kind of input", where=source.name, got=source.kind, allowed=SOURCE_KINDS)
     sizes = {population.name: population.size for population in spec.populations}
-    if source.kind == "graded":
+    if source.kind in SENT:
         if source.target is not None:
-            raise SpecError("graded input goes over connections", where=source.name, got=source.target, allowed=None)
+            raise SpecError(f"{source.kind} input goes over connections", where=source.name, got=source.target, allowed=None)
     elif sizes.get(source.target or "") != source.size:
         raise SpecError(
             "must feed a population of its own size",
@@ -347,14 +350,17 @@ def _check_source(source: Source, spec: Spec) -> None:
     if spec.inputs:
         if source.name not in spec.inputs:
             raise SpecError("has no values", where=source.name, got=sorted(spec.inputs), allowed="one array per source")
-        limit = PAYLOAD if source.kind != "current" else (1 - INPUT_LIMIT, INPUT_LIMIT - 1)
-        _array(spec.inputs[source.name], source.name, "input values", (spec.samples, source.size), limit)
+        limit = {"current": (1 - INPUT_LIMIT, INPUT_LIMIT - 1), "spikes": (0, 1)}.get(source.kind, PAYLOAD)
+        shape = (spec.samples, source.size)
+        if source.kind == "spikes":
+            shape = (spec.samples, spec.steps, source.size)
+        _array(spec.inputs[source.name], source.name, "input values", shape, limit)
 
 
 def _check_connection(connection: Connection, spec: Spec) -> None:
     where = connection.name
     sizes = spec.sizes
-    graded = {source.name for source in spec.sources if source.kind == "graded"}
+    graded = {source.name for source in spec.sources if source.kind in SENT}
     populations = {population.name for population in spec.populations}
     if connection.source not in populations | graded or connection.target not in populations:
         raise SpecError(

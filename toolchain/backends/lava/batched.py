@@ -58,11 +58,14 @@ class Port(PyInPortVectorDense):
 
 
 class BatchSource(AbstractProcess):
-    """Sends rows k * size to (k + 1) * size of `values` (samples, n) as (n, size) in every step of window k."""
+    """Sends rows k * size to (k + 1) * size of `values` (samples, n) as (n, size) in every step of window k.
+
+    values of shape (samples, steps, n): those of the window's step.
+    """
 
     def __init__(self, *, values: np.ndarray, size: int, steps: int, lag: int, **options: Any) -> None:
         super().__init__(values=values, size=size, steps=steps, lag=lag, **options)
-        self.s_out = OutPort(shape=(values.shape[1], size))
+        self.s_out = OutPort(shape=(values.shape[-1], size))
 
 
 @implements(proc=BatchSource, protocol=LoihiProtocol)
@@ -73,14 +76,15 @@ class PyBatchSource(PyLoihiProcessModel):
 
     def __init__(self, proc_params: Any) -> None:
         super().__init__(proc_params)
-        self.window, self.block = -1, np.zeros((proc_params["values"].shape[1], proc_params["size"]), np.int32)
+        self.window, self.block = -1, np.zeros((proc_params["values"].shape[-1], proc_params["size"]), np.int32)
 
     def run_spk(self) -> None:
         values, size = self.proc_params["values"], self.proc_params["size"]
-        window = (self.time_step - 1 - self.proc_params["lag"]) // self.proc_params["steps"]
-        if window != self.window:
+        window, step = divmod(self.time_step - 1 - self.proc_params["lag"], self.proc_params["steps"])
+        if window != self.window or values.ndim == 3:
             self.window = window
             rows = values[max(window, 0) * size : max(window + 1, 0) * size]
+            rows = rows if values.ndim == 2 else rows[:, step]
             # The last window may hold fewer samples; the others of it are zeros, whose spikes nobody keeps.
             self.block[:, : len(rows)] = rows.T
             self.block[:, len(rows) :] = 0
@@ -466,7 +470,8 @@ def build(spec: _spec.Spec, batch: _spec.Batch, rows: tuple[int, int], folder: P
         if source.target is not None:
             sources[source.name].s_out.connect(neurons[source.target].a_in)
     for connection in spec.connections:
-        graded = connection.source in sources
+        outside = connection.source in sources
+        graded = any(s.name == connection.source and s.kind == "graded" for s in spec.sources)
         sums = Sums(
             connection=connection,
             n_sources=spec.sizes[connection.source],
@@ -476,7 +481,7 @@ def build(spec: _spec.Spec, batch: _spec.Batch, rows: tuple[int, int], folder: P
             held=worker.Held(spec.takes(connection), connection.delay, steps, spec.depths[connection.target]),
             name=connection.name,
         )
-        (sources if graded else neurons)[connection.source].s_out.connect(sums.s_in)
+        (sources if outside else neurons)[connection.source].s_out.connect(sums.s_in)
         sums.a_out.connect(neurons[connection.target].a_in)
         network.processes.append(sums)
     network.processes.extend(sources.values())

@@ -64,7 +64,7 @@ SIGN_MODES = {"mixed": SignMode.MIXED, "excitatory": SignMode.EXCITATORY, "inhib
 
 
 class WindowSource(AbstractProcess):
-    """Sends row k of `values` (samples, n) at every step of sample k's window, and zeros outside of all windows."""
+    """Sends row k of `values` (rows, n) in the k-th `steps` steps behind `lag`, and zeros before and after."""
 
     def __init__(self, *, values: np.ndarray, steps: int, lag: int, **options: Any) -> None:
         super().__init__(values=values, steps=steps, lag=lag, **options)
@@ -492,7 +492,7 @@ def _synapses(
         "name": name,
     }
     if held.stock and weights.nnz > DENSE_FROM * weights.shape[0] * weights.shape[1]:
-        binary = all(source.name != connection.source for source in spec.sources)
+        binary = all(source.name != connection.source or source.kind == "spikes" for source in spec.sources)
         return Dense(weights=weights.toarray(), num_message_bits=0 if binary else 8, **options)
     # Binary spikes through a sparse matrix: a product is several times faster than picking columns, same sums.
     options |= {"weights": weights, "num_message_bits": 8}
@@ -530,14 +530,17 @@ def attach_inputs(network: Network, spec: _spec.Spec) -> None:
     """One source per input slice, in step with the windows that it feeds."""
     for name, parts in network.inputs.items():
         lag, values = network.lags[name], spec.inputs[name]
+        # A row lasts a sample's window, or a step where every step has its own.
+        lasts = spec.steps if values.ndim == 2 else 1
+        values = values.reshape(-1, values.shape[-1])
         for part in parts:
             if spec.all_stock:
                 series = np.zeros((part.stop - part.start, spec.total_steps), np.int32)
                 end = lag + spec.samples * spec.steps
-                series[:, lag:end] = np.repeat(values[:, part.start : part.stop], spec.steps, axis=0).T
+                series[:, lag:end] = np.repeat(values[:, part.start : part.stop], lasts, axis=0).T
                 source: Any = StockSource(data=series)
             else:
-                source = WindowSource(values=values[:, part.start : part.stop], steps=spec.steps, lag=lag)
+                source = WindowSource(values=values[:, part.start : part.stop], steps=lasts, lag=lag)
             for port in part.ports:
                 source.s_out.connect(port)
             network.processes.append(source)
