@@ -224,12 +224,14 @@ def _target_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _choices(command: Callable[..., None]) -> Callable[..., None]:
-    """What a file of NIR leaves open; `toolchain.frontends.CHOICES` has the same names."""
+    """What a file of NIR or of lava-dl leaves open; `toolchain.frontends.CHOICES` has the same names."""
     for option in reversed(
         (
             click.option("--dt", type=float, help="NIR: a time step, in the unit of the file's time constants."),
-            click.option("--steps", type=click.IntRange(1), help="NIR: time steps of a sample (default: 32)."),
-            click.option("--coding", help="NIR: how samples enter: rate (default), graded or current."),
+            click.option("--steps", type=click.IntRange(1), help="NIR, lava-dl: time steps of a sample (default: 32)."),
+            click.option(
+                "--coding", help="How samples enter: rate (NIR's default), spikes (lava-dl's), graded or current."
+            ),
             click.option("--reset", help="NIR: zero (to v_reset, default) or subtract (the threshold)."),
             click.option(
                 "--dataset", help="NIR: what the network was trained on, for simulate: mnist, digits, cifar10."
@@ -318,7 +320,7 @@ def compile_command(
     trust: bool,
     **choices: Any,
 ) -> None:
-    """Compile a trained MODEL (model.pt, a training folder, a .nir file, or graph.onnx) for a chip."""
+    """Compile a trained MODEL (model.pt, a training folder, a .nir or .net file, or graph.onnx) for a chip."""
     options = _options(bits, cost_model, chips, board, one_layer_per_core, search)
     _compile(model, target_name, options, output, force, emit_images, trust, choices)
 
@@ -495,8 +497,40 @@ def targets(name: str | None) -> None:
 # ------------------------------------------------------------------------------------------------ simulate
 
 
-def _samples(build: Build, data_dir: Path | None, count: int | None) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The first `count` test samples of the data set that the network was trained on."""
+def _event_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(
+        (
+            click.option(
+                "--events", type=click.Path(path_type=Path), help="File or folder of events, for coding 'spikes'."
+            ),
+            click.option("--dt", help="Events: time of a step, such as 1ms (default) or 500us."),
+            click.option("--map", "event_map", help="Events: the input's CHANNELSxHEIGHTxWIDTH (default: its own)."),
+            click.option("--downsample", type=click.IntRange(1), help="Events: places that become one, on each axis."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def _samples(
+    build: Build, data_dir: Path | None, count: int | None, events: Path | None = None, **binning: Any
+) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """The first `count` test samples of the data set that the network was trained on, or recordings of events."""
+    if events is not None:
+        from toolchain.simulation import event_samples
+
+        binned = event_samples(build.graph, events, count, **binning)
+        for diagnostic in binned.diagnostics:
+            err.print(escape(str(diagnostic)))
+        return binned.samples, binned.labels
+    if given := [name for name, value in binning.items() if value is not None]:
+        raise UsageError("options of event data", where=", ".join(given), remedy="name the data: --events FILE")
+    if build.program.input.coding == "spikes":
+        raise SnncError(
+            "the network reads spikes of every step",
+            where=build.program.input.name,
+            remedy="--events FILE, or a folder: see docs/events.md",
+        )
     from toolchain.training.data import load
 
     name = build.program.metadata.get("dataset")
@@ -519,6 +553,7 @@ def _samples(build: Build, data_dir: Path | None, count: int | None) -> tuple[ND
 @click.option("--backend", default="fast", show_default=True, help="fast, reference, lava or onnx: all equal.")
 @click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Folder with the data set's files.")
 @click.option("--samples", type=click.IntRange(1), help="How many test samples (default: all).")
+@_event_options
 @click.option("--deadline", type=float, help="Seconds after which Lava is stopped (default: from the work).")
 @click.option("--lava-processes", help="Lava: stock, batched (samples side by side) or auto (default).")
 @click.option("--device", help="fast: cpu (default), or a GPU as torch names it: cuda, cuda:1.")
@@ -536,6 +571,8 @@ def simulate(
     device: str | None,
     save_spikes: Path | None,
     as_json: bool,
+    events: Path | None = None,
+    **binning: Any,
 ) -> None:
     """Run a build on test data: accuracy, spikes, synaptic operations, time."""
     from toolchain import report, simulation
@@ -545,7 +582,7 @@ def simulate(
         run = simulation.backend(backend)
     build = load_build(build_dir)
     options = _backend_options(backend, deadline, lava_processes, device)
-    x, y = _samples(build, data_dir, samples)
+    x, y = _samples(build, data_dir, samples, events, **binning)
     # The file is opened first: a place that cannot be written is told before the work, not after it.
     with _spike_file(save_spikes) as save, _progress(f"{backend}, {len(x)} samples") as progress:
         record = None if save_spikes is not None else ()
@@ -559,7 +596,7 @@ def simulate(
             "backend": backend,
             "build": build.hash,
             "samples": len(x),
-            "accuracy": simulation.accuracy(trace, y),
+            "accuracy": None if y is None else simulation.accuracy(trace, y),
             "spikes_per_sample": spikes,
             "synaptic_operations_per_sample": operations,
             "energy": estimate,
@@ -583,9 +620,9 @@ def simulate(
         table.add_row(name, str(counts.shape[1]), *map(str, fired), f"{into:.0f}")
     out.print(table)
     rate = len(x) / trace.seconds
+    right = "no labels for" if y is None else f"accuracy {100 * simulation.accuracy(trace, y):.2f} % of"
     out.print(
-        f"accuracy {100 * simulation.accuracy(trace, y):.2f} % of {len(x)} test samples  "
-        f"{backend}, build {build.hash}, {trace.seconds:.1f} s ({rate:.0f} samples/s)"
+        f"{right} {len(x)} test samples  {backend}, build {build.hash}, {trace.seconds:.1f} s ({rate:.0f} samples/s)"
     )
     _print_notes(trace.notes)
     if estimate is not None:
@@ -630,7 +667,8 @@ def _spike_file(path: Path | None) -> Iterator[Callable[[Trace], None]]:
 @cli.command()
 @click.argument("build_dir", type=click.Path(path_type=Path))
 @click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Folder with the data set's files.")
-@click.option("--samples", type=click.IntRange(1), default=100, show_default=True, help="How many test samples.")
+@click.option("--samples", type=click.IntRange(1), help="How many test samples (default: 100; of events: all).")
+@_event_options
 @click.option("--deadline", type=float, help="Seconds after which Lava is stopped (default: from the work).")
 @click.option("--lava-processes", help="Lava: stock, batched (samples side by side) or auto (default).")
 @click.option("--without-lava", is_flag=True, help="Leave Lava out, for machines that have none.")
@@ -638,18 +676,20 @@ def _spike_file(path: Path | None) -> Iterator[Callable[[Trace], None]]:
 def verify(
     build_dir: Path,
     data_dir: Path | None,
-    samples: int,
+    samples: int | None,
     deadline: float | None,
     lava_processes: str | None,
     without_lava: bool,
     as_json: bool,
+    events: Path | None = None,
+    **binning: Any,
 ) -> None:
     """Float, quantised and reference, and fast, ONNX Runtime and Lava, which must equal the reference."""
     from toolchain.backends import onnx_runtime
     from toolchain.build import load_build
 
     build = load_build(build_dir)
-    x, y = _samples(build, data_dir, samples)
+    x, y = _samples(build, data_dir, samples or (None if events else 100), events, **binning)
     exact: dict[str, dict[str, Any]] = {"fast": {"at_any_size": True}, "onnx": {}}
     try:
         onnx_runtime.check(build.program)
@@ -673,7 +713,7 @@ def verify(
         )
 
 
-def _verify(build: Build, x: NDArray[Any], y: NDArray[Any], exact: dict[str, dict[str, Any]]) -> list[Any]:
+def _verify(build: Build, x: NDArray[Any], y: NDArray[Any] | None, exact: dict[str, dict[str, Any]]) -> list[Any]:
     from toolchain import simulation
     from toolchain.pipeline import LAST_PASS, compile_graph
 
@@ -700,7 +740,8 @@ def _print_rows(rows: list[Any], samples: int) -> None:
         agreement = "" if row.agreement is None else f"{100 * row.agreement:.2f} %"
         if row.exact:
             agreement += " (must be exact)"
-        table.add_row(row.name, f"{100 * row.accuracy:.2f} %", agreement, differs, f"{row.seconds:.2f} s")
+        right = "-" if row.accuracy is None else f"{100 * row.accuracy:.2f} %"
+        table.add_row(row.name, right, agreement, differs, f"{row.seconds:.2f} s")
     out.print(table)
     out.print(f"{samples} test samples")
     for row in rows:

@@ -49,7 +49,7 @@ def convert(
     given, options = dict(choices), {}
     if suffix in CHOICES:
         options = {"lossy": lossy}
-        if reads not in CHOICES:
+        if "dt" not in CHOICES.get(reads, ()):
             options["dt"] = given.pop("dt", None)
     elif lossy:
         raise UsageError(f"nothing is lost in a {suffix} file", where="--lossy")

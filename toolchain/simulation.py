@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -13,7 +15,9 @@ from numpy.typing import NDArray
 from toolchain.backends import physical, reference
 from toolchain.backends.trace import Divergence, Trace, first_divergence
 from toolchain.errors import Diagnostic, SnncError, UsageError, nearest
-from toolchain.ir import Program
+from toolchain.formats.events import Binned, Bins, microseconds, read_binned
+from toolchain.ir import Graph, Program
+from toolchain.ir.verify import shapes
 from toolchain.pipeline import Compilation
 
 BACKENDS: dict[str, str] = {
@@ -23,6 +27,8 @@ BACKENDS: dict[str, str] = {
     "onnx": "toolchain.backends.onnx_runtime:run",
 }
 
+DT = "1ms"
+"""Time of a step of event data where nobody says."""
 SPIKES_AT_ONCE = 1 << 27
 """Neurons x steps x samples that a comparison keeps at once, one byte each for every simulation."""
 
@@ -63,6 +69,51 @@ def synaptic_operations(program: Program, trace: Trace) -> dict[str, float]:
     return found
 
 
+def event_samples(
+    graph: Graph,
+    path: str | os.PathLike[str],
+    count: int | None = None,
+    *,
+    dt: str | None = None,
+    event_map: str | None = None,
+    downsample: int | None = None,
+) -> Binned:
+    """Recordings of events as samples of a network.
+
+    dt: time of a step (1ms).  event_map: axes of the input, CxHxW or a number, where the network's own are not to be
+    taken.
+
+    Raises:
+        SnncError: the network reads no spikes of every step, or whatever is wrong with the recordings.
+    """
+    entry = graph.input
+    if entry.coding != "spikes":
+        raise SnncError(
+            "the network reads values that stay the same, not events",
+            where=entry.name,
+            got=f"input coding {entry.coding!r}",
+            allowed="'spikes'",
+            remedy="compile a .net or .nir file with --coding spikes",
+        )
+    shape = shapes(graph)[entry.name] if event_map is None else _axes(event_map)
+    if math.prod(shape) != entry.sample_size or len(shape) not in (1, 3):
+        raise UsageError(
+            "the map does not hold the network's input",
+            where="--map",
+            got="x".join(map(str, shape)),
+            allowed=f"CHANNELSxHEIGHTxWIDTH, or one number, of {entry.sample_size} neurons",
+        )
+    bins = Bins(microseconds(dt or DT), graph.steps, shape, downsample or 1)
+    return read_binned(path, bins, count)
+
+
+def _axes(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise UsageError("no map", where="--map", got=text, allowed="such as 2x34x34, or 700") from None
+
+
 def accuracy(trace: Trace, labels: NDArray[np.integer]) -> float:
     """Part of the samples whose decision is the label (0 to 1)."""
     return float(np.mean(trace.decisions == labels))
@@ -70,14 +121,16 @@ def accuracy(trace: Trace, labels: NDArray[np.integer]) -> float:
 
 @dataclass(frozen=True)
 class Row:
-    """One simulation in the comparison. agreement: equal decisions with the row above; None in the first row.
+    """One simulation in the comparison.
+
+    accuracy: None without labels.  agreement: equal decisions with the row above; None in the first row.
 
     exact: whether this row must equal the one above spike for spike, and in the potentials of a readout.
     notes: what the back end did that its user should know.
     """
 
     name: str
-    accuracy: float
+    accuracy: float | None
     agreement: float | None
     divergence: Divergence | None
     exact: bool
@@ -116,7 +169,7 @@ class _Compared:
 def verify(
     state: Compilation,
     samples: NDArray[np.integer],
-    labels: NDArray[np.integer],
+    labels: NDArray[np.integer] | None,
     *,
     exact_backends: Mapping[str, Mapping[str, Any]],
     observe: Callable[[str], None] | None = None,
@@ -187,7 +240,7 @@ def _from(row: _Compared, start: int) -> _Compared:
     return row if where is None else replace(row, divergence=replace(where, sample=where.sample + start))
 
 
-def _rows(parts: list[list[_Compared]], labels: NDArray[np.integer]) -> list[Row]:
+def _rows(parts: list[list[_Compared]], labels: NDArray[np.integer] | None) -> list[Row]:
     rows: list[Row] = []
     above: NDArray[np.int64] | None = None
     for same in zip(*parts, strict=True):
@@ -195,7 +248,7 @@ def _rows(parts: list[list[_Compared]], labels: NDArray[np.integer]) -> list[Row
         rows.append(
             Row(
                 name=same[0].name,
-                accuracy=float(np.mean(decisions == labels)),
+                accuracy=None if labels is None else float(np.mean(decisions == labels)),
                 agreement=None if above is None else float(np.mean(decisions == above)),
                 divergence=next((part.divergence for part in same if part.divergence is not None), None),
                 exact=same[0].exact,

@@ -232,8 +232,9 @@ def test_the_trained_graph_runs_too(case):
     types = {"tensor(int64)": np.int64, "tensor(double)": np.float64, "tensor(uint8)": np.uint8}
     inputs = {v.name: v for v in session.get_inputs() if v.name != "sample"}
     state = {n: np.zeros((len(samples), *v.shape[1:]), types[v.type]) for n, v in inputs.items()}
-    for expected, spikes, uncertain in steps_of(graph, samples):
-        result = dict(zip(outputs, session.run(outputs, {"sample": samples, **state}), strict=True))
+    for t, (expected, spikes, uncertain) in enumerate(steps_of(graph, samples)):
+        given = {"sample": graph.input.at(samples, t), **state}
+        result = dict(zip(outputs, session.run(outputs, given), strict=True))
         if uncertain:
             return
         for p in graph.populations:

@@ -49,7 +49,10 @@ def adversarial(program: Program, random: np.random.Generator) -> np.ndarray:
                 row = np.zeros(n)
                 row[program.input.channels] = np.where(sign * dense[target] > 0, 255, 0)
                 rows.append(row)
-    return np.array(rows).astype(np.uint8)
+    samples = np.array(rows).astype(np.uint8)
+    if program.input.coding == "spikes":
+        return np.repeat(samples[:, None] >> 7, program.steps, axis=1)
+    return samples
 
 
 @settings(max_examples=80)

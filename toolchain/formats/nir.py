@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from toolchain.errors import Diagnostic, SnncError
 from toolchain.files import atomic_write
+from toolchain.formats.hdf5_tree import Tree
 from toolchain.formats.nir_nodes import Made, made_nodes
-from toolchain.formats.nir_tree import Tree
 from toolchain.ir import LIF, Connection, Connectivity, Convolution, FloatSynapses, Graph, Input, make_input
 
 SCHEMA = 1

@@ -6,8 +6,8 @@ Their weights, decays, thresholds and biases are the chip's integers already, an
     v[t] = v[t-1] (4096 - vDecay) / 4096 + u[t] + (bias << 6)
     spike where v > vThMant << 6, then v = 0
 
-A layer is what `toolchain/frontends/netx_layers.py` makes of it; what netx.hdf5.Network (lava-dl 0.6.0) computes in Lava
-decides where the two programs that write and read such files leave something open.
+A layer is what `toolchain/frontends/netx_layers.py` makes of it. What netx.hdf5.Network of lava-dl 0.6.0 computes in
+Lava decides, where slayer, which writes such files, leaves something open.
 """
 
 from __future__ import annotations
@@ -107,7 +107,9 @@ def _first_shape(file: str, layers: list[Layer]) -> tuple[int, ...]:
         weight = first.integers("weight", (1, 2))
         outputs = math.prod(first.shape("shape"))
         if weight.size % outputs:
-            raise first.refuse("the weights do not fit the neurons", "weight", got=weight.shape, allowed=f"({outputs}, n)")
+            raise first.refuse(
+                "the weights do not fit the neurons", "weight", got=weight.shape, allowed=f"({outputs}, n)"
+            )
         return (weight.size // outputs,)
     raise SnncError(
         "the file does not say the shape of its input",

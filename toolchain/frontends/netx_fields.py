@@ -53,9 +53,7 @@ class Layer:
         values = self._value(inside) if inside else self.values
         for key in values if isinstance(values, Mapping) else ():
             if key not in names:
-                raise self.refuse(
-                    "unknown field", f"{inside}/{key}".strip("/")[:60], allowed=", ".join(names)
-                )
+                raise self.refuse("unknown field", f"{inside}/{key}".strip("/")[:60], allowed=", ".join(names))
 
     def text(self, field: str) -> str:
         value = self._value(field)

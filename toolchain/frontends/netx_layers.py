@@ -27,7 +27,7 @@ COMMON = ("type", "shape", "weight", "bias", "delay", "neuron")
 DENSE = (*COMMON, "inFeatures", "outFeatures", "weight_rec")
 CONV = (*COMMON, "inChannels", "outChannels", "kernelSize", "stride", "padding", "dilation", "groups")
 REFUSED = {
-    "average": "the mean of groups of neurons is taken outside of the chip: leave the layer out, and compare the groups",
+    "average": "the mean of groups of neurons is taken outside of the chip: leave the layer out",
     "convT": "transposed convolutions are no layer of ours",
     "unpool": "unpooling is a transposed convolution, no layer of ours",
     "concat": "netx reads no concatenation",
@@ -77,7 +77,7 @@ class Reader:
         if len(self.shape) > 1:
             # netx reads a map in the order channel, row, column where a flatten stands before the layer; without one
             # it refuses the shapes, so that nothing is guessed.
-            if (1, 1) != self.shape[1:]:
+            if self.shape[1:] != (1, 1):
                 raise layer.refuse(
                     "a dense layer reads one axis",
                     "shape",
@@ -96,12 +96,12 @@ class Reader:
                     "delay",
                     got=f"up to {int(delay.max())} steps",
                     allowed=0,
-                    remedy="slayer delays what such a layer sends, netx what it and its loop read: train without delays",
+                    remedy="train without delays: slayer delays what the layer sends, netx what it and its loop read",
                 )
             back = self._matrix(layer, "weight_rec", outputs, outputs)
-            own = self._linear(f"{layer.name}.recurrent", layer, "weight_rec", back, np.ones(back.shape, bool))
-            recurrent = layers.Recurrence(own)
-        parts = []
+            every = np.ones(back.shape, bool)
+            recurrent = layers.Recurrence(self._linear(f"{layer.name}.recurrent", layer, "weight_rec", back, every))
+        parts: list[str] = []
         bias = self._bias(layer, outputs)
         for steps in np.unique(delay).tolist():
             name = f"{layer.name}.weight" + (f".delay{steps}" if steps else "")
@@ -127,7 +127,9 @@ class Reader:
         layer.known(CONV)
         kernel = self._kernel(layer, "weight")
         if kernel.shape[:2] != (1, 1) or len(self.shape) != 3:
-            raise layer.refuse("a pooling has one kernel for all channels", "weight", got=kernel.shape, allowed="(1, 1, y, x)")
+            raise layer.refuse(
+                "a pooling has one kernel for all channels", "weight", got=kernel.shape, allowed="(1, 1, y, x)"
+            )
         for axis, name in ((1, "height"), (2, "width")):
             if self.shape[axis] % kernel.shape[axis + 1]:
                 raise layer.refuse(
@@ -259,9 +261,7 @@ class Reader:
             parts: dict[str, Any] = {"threshold": 1.0, "current_decay": 1.0, "voltage_decay": 0.0, "reset": "none"}
         else:
             parts = self._registers(layer, shape, last)
-        made = layers.Neuron(
-            name=layer.name, inputs=(read,), place=layer.place, gain=1.0, recurrent=recurrent, **parts
-        )
+        made = layers.Neuron(name=layer.name, inputs=(read,), place=layer.place, gain=1.0, recurrent=recurrent, **parts)
         yield self._then(made, shape)
 
     def _bias(self, layer: Layer, outputs: int) -> NDArray[np.float64] | None:
@@ -280,7 +280,9 @@ class Reader:
         kind = layer.text("neuron/type")
         if kind not in ("CUBA", "LOIHI"):
             known = next((why for word, why in NEURON_REFUSED.items() if kind.startswith(word)), "unknown")
-            raise layer.refuse("neurons that we cannot represent", "neuron/type", got=f"{kind}: {known}", allowed="CUBA, LOIHI")
+            raise layer.refuse(
+                "neurons that we cannot represent", "neuron/type", got=f"{kind}: {known}", allowed="CUBA, LOIHI"
+            )
         layer.known((*NEURON_FIELDS, *IGNORED), "neuron")
         for field, why in (
             ("gradedSpike", "spikes with a payload between layers"),
@@ -310,13 +312,18 @@ class Reader:
     def _threshold(self, layer: Layer, shape: tuple[int, ...], last: bool) -> dict[str, Any]:
         threshold = layer.whole("neuron/vThMant")
         if threshold < 1:
-            raise layer.refuse("a threshold below 1 is no neuron's", "neuron/vThMant", got=threshold, allowed="1 or more")
+            raise layer.refuse(
+                "a threshold below 1 is no neuron's", "neuron/vThMant", got=threshold, allowed="1 or more"
+            )
         if threshold <= THRESHOLD_LIMIT:
             return {"threshold": float(threshold)}
         # v ends at 2**23 - 1, below such a threshold: the neurons never spike.
         if not last:
             raise layer.refuse(
-                "neurons that can never spike lead nowhere", "neuron/vThMant", got=threshold, allowed=f"1 to {THRESHOLD_LIMIT}"
+                "neurons that can never spike lead nowhere",
+                "neuron/vThMant",
+                got=threshold,
+                allowed=f"1 to {THRESHOLD_LIMIT}",
             )
         layer.note("NTX003", f"a threshold of {threshold} is never reached: taken as a readout", math.prod(shape))
         return {"threshold": 1.0, "reset": "none"}
@@ -325,9 +332,13 @@ class Reader:
         """The register counts the step of the spike itself, so that 1 is no wait at all."""
         stored = layer.whole("neuron/refDelay", 1)
         if not 1 <= stored <= 63:
-            raise layer.refuse("a refractory delay that no register holds", "neuron/refDelay", got=stored, allowed="1 to 63")
+            raise layer.refuse(
+                "a refractory delay that no register holds", "neuron/refDelay", got=stored, allowed="1 to 63"
+            )
         if stored > 1:
-            layer.note("NTX004", f"refDelay {stored}: neurons wait {stored - 1} steps after a spike; netx leaves it out")
+            layer.note(
+                "NTX004", f"refDelay {stored}: neurons wait {stored - 1} steps after a spike; netx leaves it out"
+            )
         return stored - 1
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolchain.errors import Diagnostic, SnncError, nearest
-from toolchain.formats.nir_tree import Tree
+from toolchain.formats.hdf5_tree import Tree
 from toolchain.frontends.nir_fields import Fields
 from toolchain.frontends.nir_neurons import MEMORY
 from toolchain.frontends.nir_nodes import FLAT, KINDS

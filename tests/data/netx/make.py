@@ -5,9 +5,10 @@ Run with Python 3.10 where lava-dl 0.6.0, lava-nc 0.10.0 and torch are installed
     python make.py          writes NAME.net by slayer's export_hdf5, and NAME.npz
 
 NAME.npz: `inputs` (steps, input neurons) and `outputs` (steps, output neurons), both 0 or 1, in the order of numbering
-(channel, row, column). Outputs are what netx.hdf5.Network sends in Lava's simulation with tag fixed_pt; step t of the output is
-that of input step t, the steps that layers take being removed. Without an entry `outputs` netx has no such layer; then
-`slayer` holds what slayer's own forward pass computes.
+(channel, row, column). Outputs are what netx.hdf5.Network sends in Lava's simulation with tag fixed_pt; step t of the
+output is that of input step t, the steps that layers take being removed. `potentials` are those of the last neurons at
+the end. `slayer` is what slayer's own forward pass computes, a step later for each layer; where there is no entry
+`outputs`, netx has no such layer.
 """
 
 import os
@@ -55,28 +56,40 @@ def networks():
     yield "decays", Net(B.Dense(each, 12, 16, weight_scale=3), B.Dense(FAST, 16, 5, weight_scale=3)), (12,)
     yield "delays", Net(B.Dense(CUBA, 12, 14, weight_scale=3, delay=True), B.Dense(FAST, 14, 5, weight_scale=3)), (12,)
     yield "recurrent", Net(B.Recurrent({**CUBA}, 12, 14, weight_scale=3), B.Dense(FAST, 14, 5, weight_scale=3)), (12,)
-    yield "conv", Net(
-        B.Input(delay_shift=False),
-        B.Conv(CUBA, 2, 4, 3, padding=1, stride=(2, 1), weight_scale=4),
-        B.Conv(FAST, 4, 6, (3, 2), dilation=(1, 2), groups=2, weight_scale=4),
-        B.Flatten(),
-        B.Dense(FAST, 6 * 3 * 4, 5, weight_scale=2),
-    ), (2, 9, 6)
-    yield "pool", Net(
-        B.Input(delay_shift=False),
-        B.Conv(CUBA, 2, 3, 3, padding=1, weight_scale=4),
-        B.Pool(FAST, 2, weight_scale=2),
-        B.Flatten(),
-        B.Dense(FAST, 3 * 4 * 3, 5, weight_scale=2),
-    ), (2, 8, 6)
+    yield (
+        "conv",
+        Net(
+            B.Input(delay_shift=False),
+            B.Conv(CUBA, 2, 4, 3, padding=1, stride=(2, 1), weight_scale=4),
+            B.Conv(FAST, 4, 6, (3, 2), dilation=(1, 2), groups=2, weight_scale=4),
+            B.Flatten(),
+            B.Dense(FAST, 6 * 3 * 4, 5, weight_scale=2),
+        ),
+        (2, 9, 6),
+    )
+    yield (
+        "pool",
+        Net(
+            B.Input(delay_shift=False),
+            B.Conv(CUBA, 2, 3, 3, padding=1, weight_scale=4),
+            B.Pool(FAST, 2, weight_scale=2),
+            B.Flatten(),
+            B.Dense(FAST, 3 * 4 * 3, 5, weight_scale=2),
+        ),
+        (2, 8, 6),
+    )
     yield "readout", Net(B.Dense(CUBA, 12, 20, weight_scale=3), B.Affine(CUBA, 20, 4, weight_scale=3)), (12,)
     yield "sums", Net(B.Dense(CUBA, 12, 20, weight_scale=3), B.Affine(CUBA, 20, 4, dynamics=False)), (12,)
-    yield "biases", Net(
-        B.Input(delay_shift=False),
-        B.Conv(CUBA, 1, 3, 3, weight_scale=3),
-        B.Flatten(),
-        B.Dense(FAST, 3 * 3 * 2, 5, weight_scale=2),
-    ), (1, 5, 4)
+    yield (
+        "biases",
+        Net(
+            B.Input(delay_shift=False),
+            B.Conv(CUBA, 1, 3, 3, weight_scale=3),
+            B.Flatten(),
+            B.Dense(FAST, 3 * 3 * 2, 5, weight_scale=2),
+        ),
+        (1, 5, 4),
+    )
     yield "signs", Net(B.Dense(CUBA, 12, 20, weight_scale=3), B.Dense(FAST, 20, 6, weight_scale=3)), (12,)
 
 

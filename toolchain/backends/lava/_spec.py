@@ -339,7 +339,9 @@ def _check_source(source: Source, spec: Spec) -> None:
     sizes = {population.name: population.size for population in spec.populations}
     if source.kind in SENT:
         if source.target is not None:
-            raise SpecError(f"{source.kind} input goes over connections", where=source.name, got=source.target, allowed=None)
+            raise SpecError(
+                f"{source.kind} input goes over connections", where=source.name, got=source.target, allowed=None
+            )
     elif sizes.get(source.target or "") != source.size:
         raise SpecError(
             "must feed a population of its own size",
@@ -351,7 +353,7 @@ def _check_source(source: Source, spec: Spec) -> None:
         if source.name not in spec.inputs:
             raise SpecError("has no values", where=source.name, got=sorted(spec.inputs), allowed="one array per source")
         limit = {"current": (1 - INPUT_LIMIT, INPUT_LIMIT - 1), "spikes": (0, 1)}.get(source.kind, PAYLOAD)
-        shape = (spec.samples, source.size)
+        shape: tuple[int, ...] = (spec.samples, source.size)
         if source.kind == "spikes":
             shape = (spec.samples, spec.steps, source.size)
         _array(spec.inputs[source.name], source.name, "input values", shape, limit)
