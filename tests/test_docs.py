@@ -64,3 +64,13 @@ def test_every_core_rule_has_a_wording():
 def test_the_accounting_page_holds_the_table_of_its_script():
     page = (ROOT / "docs" / "accounting.md").read_text()
     assert (ROOT / "docs" / "figures" / "connectivity.md").read_text() in page
+
+
+@pytest.mark.parametrize("name", ["from_lava_dl.md", "events.md"])
+def test_examples_print_what_they_say(name, tmp_path, monkeypatch, capsys):
+    page = (ROOT / "docs" / name).read_text()
+    code, printed = re.findall(r"```(?:python|text)\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, name, "exec"), {})
+    assert capsys.readouterr().out == printed

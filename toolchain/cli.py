@@ -523,8 +523,10 @@ def _samples(
         for diagnostic in binned.diagnostics:
             err.print(escape(str(diagnostic)))
         return binned.samples, binned.labels
-    if given := [name for name, value in binning.items() if value is not None]:
-        raise UsageError("options of event data", where=", ".join(given), remedy="name the data: --events FILE")
+    if given := [name.replace("event_", "") for name, value in binning.items() if value is not None]:
+        raise UsageError(
+            "an option of event data", where="--" + ", --".join(given), remedy="name the data: --events FILE"
+        )
     if build.program.input.coding == "spikes":
         raise SnncError(
             "the network reads spikes of every step",

@@ -94,7 +94,9 @@ def random_cuts(rng: np.random.Generator, program: Program, parts: int) -> dict[
 
 
 def random_samples(rng: np.random.Generator, program: Program, n_samples: int) -> np.ndarray:
-    """Integers 0 to 255 with both ends well represented."""
+    """Integers 0 to 255 with both ends well represented; or spikes of each step."""
+    if program.input.coding == "spikes":
+        return rng.integers(0, 2, (n_samples, program.steps, program.input.sample_size))
     values = rng.integers(0, 256, (n_samples, program.input.sample_size))
     edge = rng.random(values.shape)
     return np.where(edge < 0.2, 0, np.where(edge > 0.9, 255, values))

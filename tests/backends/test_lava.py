@@ -86,10 +86,10 @@ def one_long_run(program: Program, samples: NDArray[np.int64]) -> dict[str, NDAr
     return out
 
 
-@pytest.mark.parametrize("coding", ["rate", "graded", "current"])
+@pytest.mark.parametrize("coding", ["rate", "graded", "current", "spikes"])
 def test_small_network_in_every_coding(lava: Interpreter, coding: str) -> None:
-    samples = np.random.default_rng(2).integers(0, 256, (5, 4))
     program = chain(3, coding=coding)
+    samples = random_samples(np.random.default_rng(2), program, 5)
     seen: list[tuple[int, int]] = []
     got = backend.run(program, samples, progress=lambda done, total: seen.append((done, total)))
     wanted = reference.run(program, samples)
@@ -210,7 +210,15 @@ def test_decays_and_the_lowest_weight_to_the_last_bit(lava: Interpreter) -> None
 
 # --- the property, for networks cut into slices (whole ones: test_lava_wide.py) -------------------------------------
 
-RUNS = [("rate", 5, 0), ("rate", 2, 1), ("graded", 4, 2), ("graded", 1, 3), ("current", 6, 4), ("current", 3, 5)]
+RUNS = [
+    ("spikes", 4, 6),
+    ("rate", 5, 0),
+    ("rate", 2, 1),
+    ("graded", 4, 2),
+    ("graded", 1, 3),
+    ("current", 6, 4),
+    ("current", 3, 5),
+]
 FAMILIES, MEMBERS = 9, 6
 assert len(RUNS) * FAMILIES * MEMBERS >= 300
 

@@ -56,10 +56,10 @@ def test_skips_loops_and_delays(lava: Interpreter, stock_neurons: bool) -> None:
     equal_to_reference([program], samples, _spec.Batch(2, 2, stock_neurons, compared=3))
 
 
-@pytest.mark.parametrize("coding", ["rate", "graded", "current"])
+@pytest.mark.parametrize("coding", ["rate", "graded", "current", "spikes"])
 def test_every_coding_in_shards(lava: Interpreter, coding: str) -> None:
-    samples = np.random.default_rng(2).integers(0, 256, (11, 4))
     program = chain(3, coding=coding)
+    samples = random_samples(np.random.default_rng(2), program, 11)
     seen: list[tuple[int, int]] = []
     got = backend.run(
         program,

@@ -28,6 +28,7 @@ RUNS: list[Run] = [
     ("graded", {"payload_bits": 3}, 9, 5, 2),
     ("current", {"shift": 2}, 12, 4, 3),
     ("current", {"shift": 6}, 6, 1, 2),
+    ("spikes", {}, 10, 4, 3),
 ]
 """Input coding, its parameters, input neurons, steps of a sample, most layers."""
 NETWORKS = 50
