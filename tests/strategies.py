@@ -397,6 +397,7 @@ def graphs(draw: st.DrawFn, *, max_layers: int = 3, max_size: int = 8, wide: boo
                     synapses=FloatSynapses(edge.pattern, weights.astype(np.float32)),
                     weight_step=draw(st.floats(1e-6, 1)) if on_grid else None,
                     weight_bits=draw(st.integers(2, 8)) if on_grid else None,
+                    weight_exponent=draw(st.sampled_from((None, None, 0, 1, 7))) if on_grid else None,
                     delay=edge.delay,
                 )
             )

@@ -94,6 +94,29 @@ def test_refused(build: Path, tmp_path: Path, capsys, options: list[str], words:
         assert word in shown
 
 
+def test_events_of_a_camera_into_a_convolution(tmp_path: Path, capsys) -> None:
+    """The map is the network's own; a folder of N-MNIST's files, a folder for each label."""
+    model = [str(NET / "conv.net"), "--target", "loihi", "--steps", "24", "-o", str(tmp_path / "build")]
+    assert run(["compile", *model]) == 0
+    random = np.random.default_rng(4)
+    dense = (random.random((6, 24, 2, 9, 6)) < 0.1).astype(np.uint8)
+    for k, sample in enumerate(dense):
+        step, p, y, x = np.nonzero(sample)
+        t = step * 500 + random.integers(0, 500, len(step))
+        packed = np.stack([x, y, p << 7 | t >> 16, t >> 8 & 255, t & 255], axis=1).astype(np.uint8)
+        folder = tmp_path / "recordings" / str(k)
+        folder.mkdir(parents=True)
+        packed.tofile(folder / "0001.bin")
+    options = ["--events", str(tmp_path / "recordings"), "--dt", "500us", "--json"]
+    capsys.readouterr()
+    assert run(["simulate", str(tmp_path / "build"), *options, "--save-spikes", str(tmp_path / "spikes.npz")]) == 0
+    wanted = reference.run(load_build(tmp_path / "build").program, dense.reshape(6, 24, -1))
+    assert json.loads(capsys.readouterr().out)["accuracy"] == float(np.mean(wanted.decisions == np.arange(6)))
+    with np.load(tmp_path / "spikes.npz") as found:
+        for name, spikes in wanted.spikes.items():
+            assert np.array_equal(found[name], spikes)
+
+
 def test_events_for_a_network_of_images(tmp_path: Path, capsys) -> None:
     digits(tmp_path / "digits.h5")
     model = [str(NET / "dense.net"), "--target", "loihi", "--coding", "rate", "-o", str(tmp_path / "build")]

@@ -108,6 +108,7 @@ def test_grid_of_training_is_kept(tmp_path):
         ("current", {"shift": 3}),
         ("current", {}),
         ("rate", {"threshold": 100}),
+        ("spikes", {}),
     ],
 )
 def test_codings(tmp_path, coding, own):
@@ -115,7 +116,7 @@ def test_codings(tmp_path, coding, own):
     entry = {"size": 5, "coding": coding, "scale": 0.01, "offset": offset, **own}
     read = load(saved(tmp_path, model(input=entry))).graph.input
     assert (read.coding, read.scale, read.offset) == (coding, 0.01, offset)
-    default = {"graded": {"payload_bits": 8}, "current": {"shift": 0}, "rate": {}}
+    default = {"graded": {"payload_bits": 8}, "current": {"shift": 0}, "rate": {}, "spikes": {}}
     assert read.parameters() == (own or default[coding])
 
 

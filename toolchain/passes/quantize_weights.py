@@ -89,13 +89,9 @@ class QuantizeWeights:
 
         Where training computed in registers, it is what 1 stood for there, so that every rounding stays the same.
         """
-        fixed = {
-            c.weight_step * units[c.name] / 2.0**c.weight_exponent
-            for c in entering
-            if c.weight_exponent is not None and c.weight_step is not None and wanted[c.name] == c.weight_step
-        }
-        if len(fixed) == 1:
-            return fixed.pop()
+        fixed = {self._fixed(c, wanted[c.name], units[c.name]) for c in entering if wanted[c.name] is not None}
+        if len(fixed) == 1 and (one := fixed.pop()) is not None:
+            return one
         reach = []
         steps = []
         for c in entering:
@@ -105,6 +101,12 @@ class QuantizeWeights:
                 steps.append(step * units[c.name])
                 reach.append(steps[-1] / 2.0 ** (self.exponent_limit + shift))
         return max(min(steps), *reach) if steps else 1.0
+
+    def _fixed(self, c: Connection, wanted: float | None, unit: float) -> float | None:
+        """What 1 stood for in the registers that a connection was trained in; None where it was not, or is not kept."""
+        if c.weight_exponent is None or wanted is None or wanted != c.weight_step:
+            return None
+        return wanted * unit / 2.0**c.weight_exponent
 
     def _step(self, connection: Connection) -> tuple[float | None, list[Diagnostic]]:
         """The step that a connection wants for itself; None where it has no weight that would tell."""
