@@ -20,7 +20,10 @@ from toolchain.pipeline import LAST_PASS, Options, compile_graph
 from toolchain.simulation import backend
 
 FILES = Path(__file__).parents[1] / "data" / "netx"
-KINDS = ("dense", "decays", "delays", "recurrent", "conv", "readout", "sums", "biases", "signs")
+KINDS = (
+    *("dense", "decays", "delays", "synapse_delays", "recurrent", "conv", "conv_decays"),
+    *("readout", "sums", "biases", "signs"),
+)
 SLAYER_LAG = {"dense": 2, "decays": 2, "delays": 2, "recurrent": 2, "conv": 3, "pool": 3}
 """Steps that slayer's layers delay their spikes by."""
 

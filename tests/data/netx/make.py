@@ -79,6 +79,17 @@ def networks():
         (2, 8, 6),
     )
     yield "readout", Net(B.Dense(CUBA, 12, 20, weight_scale=3), B.Affine(CUBA, 20, 4, weight_scale=3)), (12,)
+    yield "synapse_delays", Net(B.Dense(CUBA, 12, 14, weight_scale=3), B.Dense(FAST, 14, 5, weight_scale=3)), (12,)
+    yield (
+        "conv_decays",
+        Net(
+            B.Input(delay_shift=False),
+            B.Conv({**each}, 2, 4, 3, weight_scale=4),
+            B.Flatten(),
+            B.Dense(FAST, 4 * 3 * 4, 5, weight_scale=2),
+        ),
+        (2, 5, 6),
+    )
     yield "sums", Net(B.Dense(CUBA, 12, 20, weight_scale=3), B.Affine(CUBA, 20, 4, dynamics=False)), (12,)
     yield (
         "biases",
@@ -94,8 +105,12 @@ def networks():
 
 
 def changed(name, path):
-    """What slayer itself writes only from trained normalisation: integer biases; and weights of one sign."""
+    """What slayer writes seldom or never and netx reads: whole biases, weights of one sign, delays of each synapse."""
     with h5py.File(path, "a") as file:
+        if name == "synapse_delays":
+            random = np.random.default_rng(5)
+            file["layer/0/delay"] = random.integers(0, 6, 12).astype(np.float32)
+            file["layer/1/delay"] = random.integers(0, 6, (5, 14)).astype(np.float32)
         if name == "biases":
             file["layer/1/bias"] = np.array([7, -12, 20], np.float32)
             file["layer/3/bias"] = np.array([3, -9, 15, 0, 1], np.float32)
@@ -131,7 +146,7 @@ def main():
         net.export(HERE / f"{name}.net")
         changed(name, HERE / f"{name}.net")
         record = {"inputs": inputs}
-        if name not in ("biases", "signs", "sums"):
+        if name not in ("biases", "signs", "sums", "synapse_delays", "conv_decays"):
             record["slayer"] = sent.reshape(-1, STEPS).numpy().T
         try:
             outputs, potentials = simulate(HERE / f"{name}.net", inputs, shape)
