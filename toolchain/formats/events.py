@@ -112,7 +112,7 @@ def read_binned(path: str | os.PathLike[str], bins: Bins, count: int | None = No
                 allowed=f"{BYTES_LIMIT >> 30} GiB",
                 remedy=f"--samples {len(rows)}",
             )
-        rows.append(binned(events, bins, found))
+        rows.append(np.packbits(binned(events, bins, found)))  # eight to a byte, until their number is known
         labels.append(events.label)
     if not rows:
         raise SnncError("there are no recordings", where=str(path))
@@ -127,7 +127,10 @@ def read_binned(path: str | os.PathLike[str], bins: Bins, count: int | None = No
             remedy="choose the recording's own --map, or a --downsample that brings it to the network's",
         )
     whole = np.array(labels, np.int64)
-    return Binned(np.stack(rows), whole if (whole >= 0).all() else None, found.told(str(path), bins, len(rows)))
+    samples = np.empty((len(rows), bins.steps, bins.size), np.uint8)
+    for sample, row in zip(samples, rows, strict=True):
+        sample[:] = np.unpackbits(row, count=sample.size).reshape(sample.shape)
+    return Binned(samples, whole if (whole >= 0).all() else None, found.told(str(path), bins, len(rows)))
 
 
 @dataclass
