@@ -16,11 +16,19 @@ from hypothesis import strategies as st
 from test_lava import assert_equal
 
 from toolchain.backends import fast, reference
-from toolchain.backends.fast import chunks, delivery, device
+from toolchain.backends.fast import chunks, delivery, device, kernels, pieces, tables
 from toolchain.backends.fast.plan import Plan
-from toolchain.backends.trace import Trace
+from toolchain.backends.trace import Trace, counted
 from toolchain.errors import UsageError
-from toolchain.ir import Compartments, Connectivity, IntegerConnection, IntegerSynapses, Program, make_input
+from toolchain.ir import (
+    Compartments,
+    Connectivity,
+    Convolution,
+    IntegerConnection,
+    IntegerSynapses,
+    Program,
+    make_input,
+)
 from toolchain.training.data import load
 
 
@@ -129,6 +137,44 @@ def test_sums_that_float32_would_round() -> None:
         sums = np.zeros((3, 5), np.int32)
         delivery.WAYS[way](made, sums, False, 0, sent, 0, 5, 1)
         assert np.array_equal(sums, wanted), way
+
+
+@pytest.mark.parametrize("steps", [1, 8, 254, 255, 256, 300])
+@pytest.mark.parametrize("threshold", [0, 1, 100, 254, 70_000])
+def test_rate_inputs_of_every_value(steps: int, threshold: int) -> None:
+    """Counted down in bytes up to 255 steps, and above that in 32 bits."""
+    samples = np.arange(256).reshape(1, -1).repeat(3, axis=0).astype(np.uint8)
+    entry = make_input("rate", "input", 256, threshold=threshold)
+    wanted = entry.encode(samples, steps)
+    sent, counts = np.full((257, steps * 3), 7, np.uint8), np.zeros((3, 256), counted(steps))
+    total = kernels.rate(samples, entry.channels, np.full(256, threshold), sent, counts)
+    assert total == wanted.sum()
+    assert np.array_equal(sent[:-1].reshape(256, steps, 3), wanted.transpose(2, 0, 1))
+    assert np.array_equal(counts, wanted.sum(axis=0))
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.int32, np.int64])
+@pytest.mark.parametrize("bits", [2, 5, 9])
+def test_tables_of_a_convolution(kind: type[np.signedinteger], bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More outputs than a square, more lanes than a block; sums that are set, and sums that are added to."""
+    monkeypatch.setattr(pieces, "MOST_BITS", bits)
+    random = np.random.default_rng(bits)
+    mask = random.random((37, 3, 3, 2)) < 0.8
+    pattern, _ = Convolution.of((3, 5, 6), mask, stride=(2, 1), padding=((1, 1), (1, 0)))
+    mantissa = random.integers(-9, 10, pattern.n_weights).astype(np.int16)
+    synapses = IntegerSynapses(pattern, mantissa, 0, 8, "mixed")
+    top = int(np.iinfo(kind).max)
+    made = delivery.Delivery(IntegerConnection("c", "a", "b", synapses), delivery.Sums(-top, top, 0), 1, 200)
+    assert made.sums.kind is kind
+    assert made.pieces.bits <= bits
+    lanes = tables.BLOCK + 21
+    sent = np.zeros((91, lanes), np.uint8)
+    sent[:90] = random.random((90, lanes)) < 0.4
+    wanted = pattern.product(synapses.values.astype(np.int64))(sent[:90].T.astype(np.int64)).T
+    for fresh in (True, False):
+        sums = np.full((pattern.n_targets, lanes), 3, kind)
+        delivery.WAYS["tables"](made, sums, fresh, 0, sent, 0, lanes, 1)
+        assert np.array_equal(sums, wanted + (0 if fresh else 3))
 
 
 def test_all_of_mnist(mnist: Path) -> None:

@@ -13,6 +13,11 @@ from toolchain.errors import Diagnostic, SnncError
 from toolchain.ir import Graph, Program
 
 
+def counted(steps: int) -> type[np.integer]:
+    """The type that spike counts are kept in: a byte where it holds them, as the table is the size of the samples."""
+    return np.uint8 if steps < 256 else np.int32
+
+
 @dataclass(frozen=True, eq=False)
 class Trace:
     """Spikes of the recorded populations, each in its own window, so that step t of a sample is index t everywhere.
@@ -46,7 +51,7 @@ class Trace:
                 for name, size in sizes.items()
                 if record is None or name in record
             },
-            counts={name: np.zeros((samples, size), np.int32) for name, size in sizes.items()},
+            counts={name: np.zeros((samples, size), counted(network.steps)) for name, size in sizes.items()},
             output=network.populations[-1].name,
             seconds=0.0,
             potentials={p.name: np.zeros((samples, p.size), kind) for p in network.populations if not p.spiking},

@@ -121,9 +121,9 @@ class Connectivity(Pattern):
 
     def dense(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
         """The given values as a dense (n_targets, n_sources) array, zero where no synapse is. For small layers."""
-        out = np.zeros((self.n_targets, self.n_sources), values.dtype)
-        out[self.targets, self.sources] = values
-        return out
+        by_source = np.zeros((self.n_sources, self.n_targets), values.dtype)
+        by_source[self.sources, self.targets] = values  # in the order of memory, which is many times faster
+        return np.ascontiguousarray(by_source.T)
 
     def select(self, sources: NDArray[np.bool_], targets: NDArray[np.bool_]) -> tuple[Connectivity, NDArray[np.bool_]]:
         keep = np.repeat(sources, self.fan_out) & targets[self.targets]

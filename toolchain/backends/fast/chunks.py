@@ -153,7 +153,7 @@ class Chunk:
         sent = self.rows(entry.size, self.many)
         sent[:-1] = entry.encode(self.samples, 1)[0].T
         fired = sent[:-1] != 0
-        counts[:] = fired.T * np.int32(self.steps)
+        counts[:] = fired.T * counts.dtype.type(self.steps)
         self.spikes[entry.name], self.sent[entry.name] = int(np.count_nonzero(fired)), sent
         if entry.name in self.trace.spikes:
             self.trace.spikes[entry.name][self.here] = fired.T[:, None, :]

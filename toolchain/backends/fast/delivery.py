@@ -1,8 +1,8 @@
 """How the spikes of one connection reach their targets: the ways there are, what each costs, and which is taken.
 
-All ways give the same integers. `gather`, `events` and `rows` add integers; what their sums hold on the way may wrap
-around, and the last sum is right because it is proved to fit (`Sums`). `dense` multiplies floating-point matrices, and
-only where the magnitudes of all that a target can receive add up to less than 2**24 (float32) or 2**53 (float64): then
+All ways give the same integers. All but one add integers; what their sums hold on the way may wrap around, and the
+last sum is right because it is proved to fit (`Sums`). `dense` multiplies floating-point matrices, and only where the
+magnitudes of all that a target can receive add up to less than 2**24 (float32) or 2**53 (float64): then
 every partial sum, in whatever order the library takes them, is an integer that the type holds exactly, and no rounding
 can occur.
 """
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from toolchain.backends.fast.pieces import Pieces
 from toolchain.ir import Convolution
 from toolchain.ir.pattern import Pattern
 from toolchain.ir.program import IntegerConnection
@@ -39,8 +40,10 @@ ROW_NS, ROW_START_NS, TURN_NS = {2: 0.04, 4: 0.08, 8: 0.16}, 5.0, 0.6
 """An output channel of a spike's tap; a tap's start; a target and lane of sums that are turned."""
 DENSE_NS, CONVERT_NS = {4: 0.011, 8: 0.022}, 0.6
 """A source, target and lane, by bytes of the float; a source or target and lane that is converted."""
-MAKING_NS = {"gather": 25.0, "rows": 6.0, "dense": 4.0}
-"""What a way needs, a synapse, or an entry of the kernel with its zeros."""
+TABLE_NS, TABLE_ROW_NS, TABLE_PLACE_NS, TABLE_TURN_NS = {2: 0.03, 4: 0.06, 8: 0.12}, 0.5, 15.0, 0.3
+"""An output channel of a piece's row; a row; a target place and lane; a target and lane of sums that are turned."""
+MAKING_NS = {"gather": 25.0, "rows": 6.0, "dense": 4.0, "tables": 2.0}
+"""What a way needs, a synapse, an entry of the kernel with its zeros, or an entry of the tables."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,9 @@ class Delivery:
         self.lists = pattern.stored
         self.listed = not isinstance(pattern, Convolution)
         self.geometry = np.array(_geometry(pattern), np.int64)
+        columns = int(self.geometry[7])
+        item = np.dtype(sums.kind).itemsize
+        self.pieces = Pieces.of(int(self.geometry[0]) * columns, int(self.geometry[6]), self.lists.n_targets, item)
         self.real: type[np.floating] = np.float32 if self.magnitude < 1 << 24 else np.float64
         self._made: dict[str, Any] = {}
         self._missed = 0.0
@@ -111,7 +117,7 @@ class Delivery:
         not been set, and start from 0.  parts: threads that may help.
         """
         way = self.choose(end - begin, spikes) if spikes and self.n_synapses else None
-        if fresh and way != "gather":
+        if fresh and way not in SET_FRESH:
             sums[:, to : to + end - begin] = 0
         if way is not None:
             WAYS[way](self, sums, fresh, to, sent, begin, end, parts)
@@ -123,7 +129,8 @@ class Delivery:
         ready = min((way for way in costs if way == "events" or way in self._made), key=costs.__getitem__)
         if best != ready:
             self._missed += costs[ready] - costs[best]
-            size = self.n_synapses if best == "gather" else self.lists.capacity
+            entries = {"gather": self.n_synapses, "tables": self.pieces.entries}
+            size = entries.get(best, self.lists.capacity)
             if self._missed < MAKING_NS[best] * size:
                 return ready
             self._missed = 0.0
@@ -143,6 +150,10 @@ class Delivery:
             places = self.n_targets / outputs
             starts = spikes * places * taps / self.n_sources  # about: as if no place of the kernel were outside
             found["rows"] = looked_at + starts * (ROW_START_NS + ROW_NS[item] * outputs) + turned
+        if self.binary and self.geometry[13] == 1:
+            row = TABLE_ROW_NS + TABLE_NS[item] * self.pieces.row_items
+            one_place = TABLE_PLACE_NS + self.pieces.many * row + TABLE_TURN_NS * outputs
+            found["tables"] = one_place * self.n_targets / outputs * lanes
         if self.listed and self.magnitude < 1 << 53:
             converted = CONVERT_NS * (taps + outputs) * lanes
             found["dense"] = DENSE_NS[np.dtype(self.real).itemsize] * taps * outputs * lanes + converted
@@ -178,6 +189,14 @@ class Delivery:
         columns = int(self.geometry[7])
         by_column = self.lists.dense(self.weights).T.reshape(-1, columns, self.lists.n_targets)
         return np.ascontiguousarray(by_column[:, ::-1]).reshape(-1, columns * self.lists.n_targets)
+
+    def tables(self) -> Any:
+        """Sums of all patterns of the kernel's pieces, as `tables.tables` takes them."""
+        from toolchain.backends.fast.tables import Tables
+
+        channels, rows, columns = (int(self.geometry[k]) for k in (0, 6, 7))
+        by_tap = self.lists.dense(self.weights).T.reshape(channels, rows, columns, self.lists.n_targets)
+        return Tables.of(by_tap.transpose(1, 2, 0, 3).reshape(rows, columns * channels, -1), self.pieces)
 
     def matrix(self) -> NDArray[Any]:
         """The mantissas as floats, shape (targets, sources)."""
@@ -220,6 +239,18 @@ def _rows(d: Delivery, sums: NDArray, fresh: bool, to: int, sent: NDArray, begin
     spread(part, end - begin, parts, d.n_sources * (end - begin))
 
 
+def _tables(d: Delivery, sums: NDArray, fresh: bool, to: int, sent: NDArray, begin: int, end: int, parts: int) -> None:
+    from toolchain.backends.fast import tables
+
+    made = d.made("tables", d.tables)
+
+    def part(first: int, last: int) -> None:
+        lanes = (begin + first, begin + last)
+        tables.tables(sums, fresh, to + first, sent, *lanes, d.geometry, made.first, made.width, made.rows)
+
+    spread(part, end - begin, parts, d.n_sources * (end - begin))
+
+
 def _dense(d: Delivery, sums: NDArray, fresh: bool, to: int, sent: NDArray, begin: int, end: int, parts: int) -> None:
     # No partial sum is larger than this, so none is rounded.
     assert d.magnitude < 1 << (24 if d.real is np.float32 else 53)
@@ -229,7 +260,15 @@ def _dense(d: Delivery, sums: NDArray, fresh: bool, to: int, sent: NDArray, begi
     sums[:, to : to + end - begin] += product.astype(d.sums.kind) << shift
 
 
-WAYS: dict[str, Callable[..., None]] = {"gather": _gather, "events": _events, "rows": _rows, "dense": _dense}
+WAYS: dict[str, Callable[..., None]] = {
+    "gather": _gather,
+    "events": _events,
+    "rows": _rows,
+    "tables": _tables,
+    "dense": _dense,
+}
+SET_FRESH = ("gather", "tables")
+"""The ways that set fresh sums themselves."""
 
 
 def spread(function: Callable[[int, int], Any], count: int, parts: int, work: int) -> list[Any]:

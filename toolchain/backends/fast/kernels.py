@@ -195,29 +195,66 @@ def _add_counts(counted, counts, first, last):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def _periods(threshold, steps, period, often):  # type: ignore[no-untyped-def]
+    """In every how many steps a rate input of each value fires, and how often that is in all.
+
+    A potential that grows by x passes the threshold first with the step k = threshold // x + 1, and starts from 0
+    again. A k above `steps`, which never comes, is kept as steps + 1.
+    """
+    for x in range(len(period)):
+        k = min(threshold // x + 1, steps + 1) if x else steps + 1
+        period[x], often[x] = k, steps // k
+
+
+@compiled
 def rate(values, channels, thresholds, sent, counts):  # type: ignore[no-untyped-def]
-    """What rate inputs send, and how often; how many spikes there were. values: uint8 (samples, entries)."""
-    samples = len(values)
+    """What rate inputs send, and how often; how many spikes there were. values: uint8 (samples, entries).
+
+    A neuron counts down to its next spike (`_periods`), in the type of the counts. That holds `steps`; a period of
+    one more may wrap to 0, from where so many steps do not come back to 0.
+    """
+    samples, size = len(values), len(channels)
+    steps = sent.shape[1] // max(samples, 1)
     total = 0
-    x, v = np.empty(samples, np.int32), np.empty(samples, np.int32)
-    counted = np.zeros((COUNTED, samples), np.int32)
-    for i in range(len(channels)):
-        fired = counted[i % COUNTED]
+    period, often = np.empty(256, counts.dtype), np.empty(256, counts.dtype)
+    periods, left = np.empty((COUNTED, samples), counts.dtype), np.empty(samples, counts.dtype)
+    i = 0
+    while i < size:
+        threshold, last = thresholds[i], i + 1
+        while last < size and last < i + COUNTED and thresholds[last] == threshold:
+            last += 1
+        if i == 0 or threshold != thresholds[i - 1]:
+            _periods(threshold, steps, period, often)
+        fired = 0
+        read = channels[i:last]
         for s in range(samples):
-            x[s] = values[s, channels[i]]
-        threshold = thresholds[i]
-        v[:] = 0
-        for start in range(0, sent.shape[1], samples):
-            out = sent[i, start : start + samples]
-            for s in range(samples):
-                now = np.int32(v[s] + x[s])
-                spike = now > threshold
-                v[s] = np.int32(0) if spike else now
-                out[s] = spike
-                fired[s] += spike
-        if i % COUNTED == COUNTED - 1 or i == len(channels) - 1:
-            total += _add_counts(counted, counts, i - i % COUNTED, i + 1)
+            row, own = values[s], counts[s, i:last]
+            for k in range(len(read)):
+                x = row[read[k]]
+                periods[k, s] = period[x]
+                own[k] = often[x]
+                fired += often[x]
+        total += fired
+        if fired == 0:
+            sent[i:last] = 0
+        else:
+            for k in range(len(read)):
+                _count_down(periods[k], left, sent[i + k])
+        i = last
     return total
+
+
+@compiled
+def _count_down(period, left, out):  # type: ignore[no-untyped-def]
+    """A spike whenever the period has passed, for all samples side by side, step after step."""
+    samples, kind = len(period), period.dtype.type
+    left[:] = period
+    for start in range(0, len(out), samples):
+        now = out[start : start + samples]
+        for s in range(samples):
+            x = kind(left[s] - kind(1))
+            left[s] = period[s] if x == kind(0) else x
+            now[s] = x == kind(0)
 
 
 @compiled
@@ -338,7 +375,7 @@ def advance(  # type: ignore[no-untyped-def]
     """
     total = 0
     rooms = np.empty(samples, np.int32), np.empty(samples, np.int32), np.empty(samples, np.int8)
-    counted = np.zeros((COUNTED, samples), np.int32)
+    counted = np.zeros((COUNTED, samples), counts.dtype)
     for i in range(first, last):
         keep_u, keep_v, threshold, bias = registers[0, i], registers[1, i], registers[2, i], registers[3, i]
         us, vs, waits = (u[i], v[i], wait[i]) if kept else rooms
