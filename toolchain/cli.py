@@ -131,6 +131,7 @@ def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
     show_default=True,
     help="Minutes between two checkpoints; the end of an epoch is always one.",
 )
+@click.option("--tensorboard", is_flag=True, help="Write the figures of each epoch for TensorBoard too.")
 @click.option("-o", "--output", "output", required=True, type=click.Path(path_type=Path), help="Folder to write.")
 def train(
     recipe: Path,
@@ -145,6 +146,7 @@ def train(
     resume: bool,
     device: str,
     checkpoint_every: float,
+    tensorboard: bool,
     output: Path,
 ) -> None:
     """Train the network of a RECIPE (a TOML file, see models/) and write model.pt."""
@@ -164,6 +166,7 @@ def train(
         resume=resume,
         device=device,
         checkpoint_every=60 * checkpoint_every,
+        tensorboard=tensorboard,
     )
 
 
@@ -189,6 +192,19 @@ def _train(recipe: Path, overrides: dict[str, Any], **options: Any) -> None:
         f"{m['seconds']:.0f} s"
     )
     out.print(f"wrote {result.model}")
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for the pictures (default: the run's).")
+def plot(run: Path, output: Path | None) -> None:
+    """Draw a training RUN: curves, connectivity of each layer, histograms of weights (PNG)."""
+    with _needs_extra("train"):
+        from toolchain.training.plots import plot as draw
+    with _needs_extra("plot"):
+        written = draw(run, output)
+    for path in written:
+        out.print(f"wrote {path}")
 
 
 def _recipe_path(recipe: Path) -> Path:

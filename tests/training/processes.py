@@ -39,7 +39,11 @@ def start(recipe, folder, *, environment=None, sender=None, **options):
 
 
 def start_and_wait(recipe, folder, **options):
-    """A process that is training, steps and all."""
+    """A process that is training, steps and all.
+
+    Raises:
+        EOFError: it ended before it took a step.
+    """
     begun, sender = CONTEXT.Pipe(duplex=False)
     process = start(recipe, folder, sender=sender, **options)
     sender.close()

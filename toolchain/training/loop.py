@@ -28,6 +28,7 @@ from toolchain.errors import Diagnostic, Interrupted, SnncError
 from toolchain.files import remove_unfinished, write_text
 from toolchain.training import augment, checkpoint, distributed, evaluate, memory, precision, progress, quantise
 from toolchain.training import device as devices
+from toolchain.training import tensorboard as boards
 from toolchain.training.data import Dataset, load
 from toolchain.training.layers import Weights
 from toolchain.training.methods import Clock, Run
@@ -60,6 +61,7 @@ def train(
     reporter: progress.Reporter | None = None,
     device: str = "auto",
     checkpoint_every: float = CHECKPOINT_EVERY,
+    tensorboard: bool = False,
 ) -> TrainResult | None:
     """Train as the recipe says and write model.pt, metrics.jsonl, recipe.toml and checkpoint.pt into out_dir.
 
@@ -68,6 +70,7 @@ def train(
     reporter: receives the progress; a bar or lines on standard error when None.
     device: a name of `device.DEVICES`.
     checkpoint_every: seconds after which a checkpoint is written, besides those at the end of each epoch.
+    tensorboard: write the figures of each epoch as TensorBoard's events too, into out_dir/tensorboard.
     Of several processes (`distributed`) the first one writes and reports, and has the result; the others get None.
 
     Raises:
@@ -89,6 +92,7 @@ def train(
         if first:
             write_text(folder / "recipe.toml", recipe.to_toml())
             reporter = progress.automatic() if reporter is None else reporter
+            session.log = boards.Board(folder / "tensorboard", session.step) if tensorboard else None
         else:
             reporter = progress.Silent()
         try:
@@ -96,6 +100,8 @@ def train(
                 session.run(reporter, stopped)
         finally:
             reporter.close()
+            if session.log is not None:
+                session.log.close()
         return session.finish() if first else None
 
 
@@ -120,7 +126,8 @@ def _prepare(folder: Path, resume: bool) -> bool:
         for name in ("recipe.toml", "checkpoint.pt", "metrics.jsonl", "model.pt"):
             remove_unfinished(folder / name)
     found = resume and (folder / "checkpoint.pt").exists()
-    if resume and not found and (not folder.is_dir() or {path.name for path in folder.iterdir()} - {"recipe.toml"}):
+    foreign = not folder.is_dir() or {path.name for path in folder.iterdir()} - {"recipe.toml", "tensorboard"}
+    if resume and not found and foreign:
         raise SnncError(f"there is no checkpoint in {folder}", where=str(folder), remedy="start without --resume")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -223,6 +230,7 @@ class Session:
         self.shrunk = 0
         self.records: list[dict[str, Any]] = []
         self.extended: list[list[int]] = []
+        self.log: boards.Board | None = None
         self._order = (-1, torch.empty(0, dtype=torch.int64))
         self._every, self._saved = checkpoint_every, time.monotonic()
 
@@ -360,6 +368,8 @@ class Session:
         record["seconds"] = round(self.seconds, 3)
         self.loss_sum, self.samples_seen = 0.0, 0
         self.records.append(record)
+        if self.log is not None:
+            self.log.write(record, self.step)
         return record
 
     def _keep_sums_in_range(self) -> None:
