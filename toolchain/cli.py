@@ -123,6 +123,15 @@ def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
 @click.option("--quantise-aware/--float", "quantise_aware", default=None, help="Train in the chip's arithmetic.")
 @click.option("--bits", type=int, help="Weight bits of quantise-aware training.")
 @click.option("--resume", is_flag=True, help="Continue from the checkpoint in the output folder.")
+@click.option("--device", default="auto", show_default=True, help="cpu or cuda; auto is a GPU where torch has one.")
+@click.option(
+    "--checkpoint-every",
+    type=click.FloatRange(min=0),
+    default=10.0,
+    show_default=True,
+    help="Minutes between two checkpoints; the end of an epoch is always one.",
+)
+@click.option("--tensorboard", is_flag=True, help="Write the figures of each epoch for TensorBoard too.")
 @click.option("-o", "--output", "output", required=True, type=click.Path(path_type=Path), help="Folder to write.")
 def train(
     recipe: Path,
@@ -135,6 +144,9 @@ def train(
     quantise_aware: bool | None,
     bits: int | None,
     resume: bool,
+    device: str,
+    checkpoint_every: float,
+    tensorboard: bool,
     output: Path,
 ) -> None:
     """Train the network of a RECIPE (a TOML file, see models/) and write model.pt."""
@@ -149,13 +161,16 @@ def train(
             "quantise.aware": quantise_aware,
             "quantise.bits": bits,
         },
-        data_dir,
-        output,
-        resume,
+        data_dir=data_dir,
+        out_dir=output,
+        resume=resume,
+        device=device,
+        checkpoint_every=60 * checkpoint_every,
+        tensorboard=tensorboard,
     )
 
 
-def _train(recipe: Path, overrides: dict[str, Any], data_dir: Path | None, output: Path, resume: bool) -> None:
+def _train(recipe: Path, overrides: dict[str, Any], **options: Any) -> None:
     from toolchain.training.recipe import Recipe
 
     loaded = Recipe.load(_recipe_path(recipe))
@@ -165,7 +180,10 @@ def _train(recipe: Path, overrides: dict[str, Any], data_dir: Path | None, outpu
         err.print(f"{resolved.method.name} starts from its own defaults; {loaded.method.name}'s {keys} left out")
     with _needs_extra("train"):
         from toolchain.training.loop import train as run_training
-    result = run_training(resolved, data_dir=data_dir, out_dir=output, resume=resume)
+    result = run_training(resolved, **options)
+    if result is None:
+        # Another process of the same run has it.
+        return
     for diagnostic in result.diagnostics:
         err.print(escape(str(diagnostic)))
     m = result.metrics
@@ -174,6 +192,19 @@ def _train(recipe: Path, overrides: dict[str, Any], data_dir: Path | None, outpu
         f"{m['seconds']:.0f} s"
     )
     out.print(f"wrote {result.model}")
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for the pictures (default: the run's).")
+def plot(run: Path, output: Path | None) -> None:
+    """Draw a training RUN: curves, connectivity of each layer, histograms of weights (PNG)."""
+    with _needs_extra("train"):
+        from toolchain.training.plots import plot as draw
+    with _needs_extra("plot"):
+        written = draw(run, output)
+    for path in written:
+        out.print(f"wrote {path}")
 
 
 def _recipe_path(recipe: Path) -> Path:
@@ -791,7 +822,7 @@ def demo(output: Path, target_name: str, without_lava: bool) -> None:
     refuse_existing(output)
     run, build_dir = output / "run", output / "build"
     _say(f"snnc train models/digits.toml -o {run}")
-    _train(Path("models/digits.toml"), {}, None, run, False)
+    _train(Path("models/digits.toml"), {}, out_dir=run)
     _say(f"snnc compile {run} --target {target_name} -o {build_dir}")
     _compile(run, target_name, _options(), build_dir, False, False, False, {})
     layer = load_build(build_dir).program.populations[0].name

@@ -45,11 +45,29 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         os.umask(mask)
         os.chmod(temporary, 0o666 & ~mask)
         os.replace(temporary, final)
+        _keep_name(final.parent)
     except OSError as error:
         raise _failed(final, error) from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+
+
+def _keep_name(folder: Path) -> None:
+    """Have a new name in a folder outlast a loss of power, where folders can be opened for that."""
+    with contextlib.suppress(PermissionError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def remove_unfinished(path: str | os.PathLike[str]) -> None:
+    """Remove what `atomic_write` leaves of a file when its process is killed."""
+    final = Path(path)
+    for left in final.parent.glob(f".{final.name}.????????"):
+        left.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

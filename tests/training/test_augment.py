@@ -4,6 +4,7 @@ import torch
 
 from toolchain.training.augment import affine, augment, crop, flip
 from toolchain.training.recipe import Augment
+from toolchain.training.seeds import Draws
 
 SHAPE = (1, 9, 9)
 
@@ -12,19 +13,23 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def draws(seed=0):
+    return Draws(generator(seed))
+
+
 def images(count=6):
     return torch.randint(0, 256, (count, 81), generator=generator(1), dtype=torch.uint8)
 
 
 def test_no_range_no_change():
     assert not Augment().active
-    assert torch.equal(affine(images(), SHAPE, Augment(), generator()), images())
+    assert torch.equal(affine(images(), SHAPE, Augment(), draws()), images())
 
 
 def test_the_generator_decides():
     ranges = Augment(rotate=20, shift=0.1, scale=0.2, shear=0.2)
     assert ranges.active
-    one, same, other = (affine(images(), SHAPE, ranges, generator(seed)) for seed in (4, 4, 5))
+    one, same, other = (affine(images(), SHAPE, ranges, draws(seed)) for seed in (4, 4, 5))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
     assert one.dtype == torch.uint8
@@ -42,7 +47,7 @@ def centre(batch):
 def test_shifts_stay_within_their_range_and_reach_far_into_it():
     dot = torch.zeros(400, 81, dtype=torch.uint8)
     dot[:, 40] = 255
-    moved = centre(affine(dot, SHAPE, Augment(shift=2 / 9), generator())) - 4
+    moved = centre(affine(dot, SHAPE, Augment(shift=2 / 9), draws())) - 4
     assert float(moved.abs().max()) <= 2.05
     assert float(moved[:, 0].max()) > 1.7
     assert float(moved[:, 1].min()) < -1.7
@@ -51,7 +56,7 @@ def test_shifts_stay_within_their_range_and_reach_far_into_it():
 def test_a_turn_keeps_the_distance_from_the_middle():
     dot = torch.zeros(400, 81, dtype=torch.uint8)
     dot[:, 43] = 255
-    moved = centre(affine(dot, SHAPE, Augment(rotate=90), generator())) - 4
+    moved = centre(affine(dot, SHAPE, Augment(rotate=90), draws())) - 4
     distance = moved.norm(dim=1)
     assert float(distance.min()) > 2.6
     assert float(distance.max()) < 3.4
@@ -67,7 +72,7 @@ def coloured(count=400):
 
 def test_crops_move_whole_images_within_the_margin():
     x = coloured()
-    moved = crop(x, COLOUR, 2, generator()).view(-1, *COLOUR)
+    moved = crop(x, COLOUR, 2, draws()).view(-1, *COLOUR)
     maps = torch.nn.functional.pad(x.view(-1, *COLOUR), (2, 2, 2, 2))
     windows = {(dy, dx): maps[:, :, dy : dy + 9, dx : dx + 9] for dy in range(5) for dx in range(5)}
     fits = torch.stack([(window == moved).flatten(1).all(1) for window in windows.values()])
@@ -78,7 +83,7 @@ def test_crops_move_whole_images_within_the_margin():
 
 def test_half_of_the_images_are_reflected():
     x = coloured()
-    changed = flip(x, COLOUR, generator()).view(-1, *COLOUR)
+    changed = flip(x, COLOUR, draws()).view(-1, *COLOUR)
     same = (changed == x.view(-1, *COLOUR)).flatten(1).all(1)
     mirrored = (changed == x.view(-1, *COLOUR).flip(3)).flatten(1).all(1)
     assert bool((same ^ mirrored).all())
@@ -90,11 +95,11 @@ def test_what_a_recipe_asks_for_is_done():
     assert ranges.active
     assert not ranges.affine
     x = coloured(50)
-    changed = augment(x, COLOUR, ranges, generator(7))
+    changed = augment(x, COLOUR, ranges, draws(7))
     assert changed.dtype == torch.uint8
     assert changed.shape == x.shape
-    assert torch.equal(changed, augment(x, COLOUR, ranges, generator(7)))
+    assert torch.equal(changed, augment(x, COLOUR, ranges, draws(7)))
     assert not torch.equal(changed, x)
-    assert torch.equal(augment(x, COLOUR, Augment(), generator()), x)
-    turned = augment(x, COLOUR, Augment(rotate=20), generator(7))
-    assert torch.equal(turned, affine(x, COLOUR, Augment(rotate=20), generator(7)))
+    assert torch.equal(augment(x, COLOUR, Augment(), draws()), x)
+    turned = augment(x, COLOUR, Augment(rotate=20), draws(7))
+    assert torch.equal(turned, affine(x, COLOUR, Augment(rotate=20), draws(7)))

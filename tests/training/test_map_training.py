@@ -25,6 +25,7 @@ from toolchain.training.methods import METHODS
 from toolchain.training.modules import SpikingNetwork
 from toolchain.training.progress import Silent
 from toolchain.training.recipe import Recipe
+from toolchain.training.seeds import Draws
 
 MAP = (1, 8, 8)
 LAYERS = [
@@ -246,12 +247,12 @@ def test_dropout_holds_one_mask_for_all_steps_and_is_gone_once_trained(maps):
     x = torch.full((3, 64), 255, dtype=torch.uint8)
     stage = network.stages[1]
     spikes = torch.ones(4, 3, 8, 8, 1)
-    out = stage(spikes, torch.Generator().manual_seed(1))
+    out = stage(spikes, Draws(torch.Generator().manual_seed(1)))
     assert set(out.unique().tolist()) == {0.0, 2.0}
     assert torch.equal(out[0], out[3])
     assert not torch.equal(out[0, 0], out[0, 1])
     assert torch.equal(stage(spikes, None), spikes)
-    noisy = [network(x, torch.float32, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    noisy = [network(x, torch.float32, Draws(torch.Generator().manual_seed(seed))) for seed in (1, 1, 2)]
     assert torch.equal(noisy[0], noisy[1])
     assert network.stages[1].entry() is None
 

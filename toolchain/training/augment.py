@@ -9,42 +9,43 @@ from torch import Tensor
 from torch.nn import functional
 
 from toolchain.training.recipe import Augment
+from toolchain.training.seeds import Draws
 
 
-def augment(images: Tensor, shape: tuple[int, int, int], ranges: Augment, generator: torch.Generator) -> Tensor:
+def augment(images: Tensor, shape: tuple[int, int, int], ranges: Augment, draws: Draws) -> Tensor:
     """Images uint8 (B, channels * rows * columns), changed at random as `ranges` say; the same shape and type."""
     if ranges.affine:
-        images = affine(images, shape, ranges, generator)
+        images = affine(images, shape, ranges, draws)
     if ranges.crop:
-        images = crop(images, shape, ranges.crop, generator)
-    return flip(images, shape, generator) if ranges.flip else images
+        images = crop(images, shape, ranges.crop, draws)
+    return flip(images, shape, draws) if ranges.flip else images
 
 
-def crop(images: Tensor, shape: tuple[int, int, int], margin: int, generator: torch.Generator) -> Tensor:
+def crop(images: Tensor, shape: tuple[int, int, int], margin: int, draws: Draws) -> Tensor:
     """Each image moved by whole pixels, up to `margin` in each direction; outside is 0."""
     count, (_, rows, columns) = len(images), shape
     padded = functional.pad(images.view(count, *shape), (margin,) * 4)
-    first = torch.randint(2 * margin + 1, (2, count, 1), generator=generator)
+    first = draws.integers(2 * margin + 1, 2, count).to(images.device)[..., None]
     y, x = first[0] + torch.arange(rows), first[1] + torch.arange(columns)
     chosen = padded[torch.arange(count)[:, None, None], :, y[:, :, None], x[:, None, :]]
     return chosen.permute(0, 3, 1, 2).reshape(count, -1)
 
 
-def flip(images: Tensor, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
+def flip(images: Tensor, shape: tuple[int, int, int], draws: Draws) -> Tensor:
     """Each image left and right exchanged, or not, with equal chances."""
-    chosen = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
+    chosen = draws.uniform(len(images), 1, 1, 1).to(images.device) < 0.5
     maps = images.view(-1, *shape)
     return torch.where(chosen, maps.flip(3), maps).flatten(1)
 
 
-def affine(images: Tensor, shape: tuple[int, int, int], ranges: Augment, generator: torch.Generator) -> Tensor:
+def affine(images: Tensor, shape: tuple[int, int, int], ranges: Augment, draws: Draws) -> Tensor:
     """Each image rotated, sheared, scaled and shifted by random amounts, uniform within the ranges.
 
     images: uint8 (B, channels * rows * columns).  Returns uint8 of the same shape, rounded to nearest; outside is 0.
     """
     count, (_, rows, columns) = len(images), shape
     # Columns: angle, shear, scale, shift in x, shift in y; each uniform in -1..1.
-    draw = torch.rand(count, 5, generator=generator).mul_(2).sub_(1)
+    draw = draws.uniform(count, 5).to(images.device).mul_(2).sub_(1)
     angle = draw[:, 0] * math.radians(ranges.rotate)
     shear = draw[:, 1] * ranges.shear
     size = 1 / (1 + draw[:, 2] * ranges.scale)

@@ -20,7 +20,7 @@ from toolchain.training.architecture import INPUT, READOUT, NeuronOptions
 from toolchain.training.layers import ToMap, Weights
 from toolchain.training.modules import SpikingNetwork
 
-CHECKPOINT_VERSION = 3
+CHECKPOINT_VERSION = 4
 MODEL_VERSION = 2
 
 
@@ -32,19 +32,28 @@ def save(path: Path, content: dict[str, Any]) -> None:
     """
     # torch.save would hide a full disk in an error of its own, so it writes to memory.
     buffer = io.BytesIO()
-    torch.save(content, buffer)
+    torch.save(_on_processor(content), buffer)
     with atomic_write(path) as stream:
         stream.write(buffer.getbuffer())
 
 
-def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint; nothing in it is executed.
+def _on_processor(value: Any) -> Any:
+    """Nested dictionaries and lists with all their tensors there, so that a file can be read anywhere."""
+    if isinstance(value, Tensor):
+        return value.cpu()
+    if isinstance(value, dict):
+        return {key: _on_processor(item) for key, item in value.items()}
+    return [_on_processor(item) for item in value] if isinstance(value, list) else value
+
+
+def load(path: Path, device: torch.device) -> dict[str, Any]:
+    """Read a checkpoint onto a device; nothing in it is executed.
 
     Raises:
         SnncError: missing, damaged, or of another version.
     """
     try:
-        content = torch.load(path, weights_only=True)
+        content = torch.load(path, weights_only=True, map_location=device)
     except FileNotFoundError:
         raise SnncError(
             f"there is no checkpoint in {path.parent}",

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from toolchain.training import distributed
 from toolchain.training.layers import Stage, Weights
 from toolchain.training.modules import Sent, SpikingNetwork
 
@@ -24,18 +25,31 @@ def batch_size(network: SpikingNetwork) -> int:
 
 
 def accuracy(network: SpikingNetwork, x: Tensor, y: Tensor) -> float:
-    """Fraction right: argmax of output spike counts or potentials, ties to the lowest index."""
-    right, size = 0, batch_size(network)
+    """Fraction right: argmax of output spike counts or potentials, ties to the lowest index.
+
+    Of several processes each computes its part, and each gets the fraction of all.
+    """
+    count, part = len(x), distributed.part(len(x))
+    x, y = x[part], y[part]
+    right, size = torch.zeros((), dtype=torch.int64), batch_size(network)
     for start in range(0, len(x), size):
         for sent in network.walk(x[start : start + size]):
             outputs = sent.payload
-        right += int((network.decisions(outputs) == y[start : start + size]).sum())
-    return right / len(x)
+        right += (network.decisions(outputs) == y[start : start + size]).sum()
+    return int(distributed.total(right)) / count
 
 
 def connectivity(masks: list[Tensor]) -> float:
     """Weights that exist over all that could: of dense layers synapses, of convolutions entries of their kernels."""
     return sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
+
+
+def by_layer(network: SpikingNetwork, masks: list[Tensor]) -> dict[str, float]:
+    """`connectivity` of each layer."""
+    return {
+        layer.name: float(mask.float().mean(dtype=torch.float64))
+        for layer, mask in zip(network.layers, masks, strict=True)
+    }
 
 
 @dataclass
@@ -104,9 +118,7 @@ def figures(network: SpikingNetwork, masks: list[Tensor], x: Tensor, y: Tensor) 
         "accuracy": right / len(x),
         "test_samples": len(x),
         "connectivity": connectivity(masks),
-        "connectivity_per_layer": {
-            name: float(mask.float().mean(dtype=torch.float64)) for name, mask in by_name.items()
-        },
+        "connectivity_per_layer": by_layer(network, masks),
         "weights_per_layer": {name: int(mask.sum()) for name, mask in by_name.items()},
         "synapse_connectivity": sum(synapses) / sum(possible),
         "synapses_per_layer": dict(zip(names, synapses, strict=True)),

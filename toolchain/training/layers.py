@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from toolchain.training import neurons, quantise
+from toolchain.training import distributed, neurons, quantise
 from toolchain.training.architecture import Conv, Dropout, NeuronOptions, Neurons, Planned, Pool
 from toolchain.training.encoding import PeriodicSpikes
 from toolchain.training.quantise import Grid
+from toolchain.training.seeds import Draws
 
 NORM_MOMENTUM = 0.1
 NORM_EPS = 1e-5
@@ -41,7 +42,7 @@ class Stage(nn.Module):
         (x,) = parts
         return x
 
-    def forward(self, x: Tensor, noise: torch.Generator | None) -> Tensor:
+    def forward(self, x: Tensor, noise: Draws | None) -> Tensor:
         """What it sends while training."""
         return self.exact(x)
 
@@ -137,10 +138,10 @@ class DropoutStage(Stage):
         super().__init__()
         self.rate = cast("Dropout", planned.table).rate
 
-    def forward(self, x: Tensor, noise: torch.Generator | None) -> Tensor:
+    def forward(self, x: Tensor, noise: Draws | None) -> Tensor:
         if noise is None or self.rate == 0:
             return x
-        keep = torch.rand(x.shape[1:], generator=noise) >= self.rate
+        keep = noise.uniform(*x.shape[1:]).to(x.device) >= self.rate
         return x * (keep.to(x.dtype) / (1 - self.rate))
 
     def exact(self, x: Tensor) -> Tensor:
@@ -283,8 +284,11 @@ class Weights(Stage):
         """The batch norm over samples, steps and places, with the batch's own statistics, times gain."""
         assert self.bias is not None
         scale, shift = self.norm_scale * gain, self.bias * gain
-        options = {"training": True, "momentum": NORM_MOMENTUM, "eps": NORM_EPS}
-        return over_maps(functional.batch_norm, x, self.norm_mean, self.norm_var, scale, shift, **options)
+        options: dict[str, Any] = {"momentum": NORM_MOMENTUM, "eps": NORM_EPS}
+        running = self.norm_mean, self.norm_var
+        if distributed.size() > 1:
+            return distributed.batch_norm(x, *running, scale, shift, **options)
+        return over_maps(functional.batch_norm, x, *running, scale, shift, training=True, **options)
 
     def neuron(self) -> neurons.Neuron:
         """The neuron on the scale on which the layer computes."""

@@ -25,15 +25,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from toolchain.errors import Diagnostic, Interrupted, SnncError
-from toolchain.files import write_text
-from toolchain.training import augment, checkpoint, evaluate, memory, precision, progress, quantise
+from toolchain.files import remove_unfinished, write_text
+from toolchain.training import augment, checkpoint, distributed, evaluate, memory, precision, progress, quantise
+from toolchain.training import device as devices
+from toolchain.training import tensorboard as boards
 from toolchain.training.data import Dataset, load
 from toolchain.training.layers import Weights
 from toolchain.training.methods import Clock, Run
 from toolchain.training.modules import SpikingNetwork
 from toolchain.training.recipe import Recipe, Train
-from toolchain.training.seeds import AUGMENT, DROPOUT, ORDER, generator
+from toolchain.training.seeds import AUGMENT, DROPOUT, ORDER, Draws, generator
 
+CHECKPOINT_EVERY = 600.0
+"""Seconds between two checkpoints in a long epoch."""
 GRID_INTERVAL = 20
 """Steps between two fits of the integer grids; weights must not run into the end of their range in between."""
 
@@ -55,40 +59,62 @@ def train(
     out_dir: str | os.PathLike[str],
     resume: bool = False,
     reporter: progress.Reporter | None = None,
-) -> TrainResult:
+    device: str = "auto",
+    checkpoint_every: float = CHECKPOINT_EVERY,
+    tensorboard: bool = False,
+) -> TrainResult | None:
     """Train as the recipe says and write model.pt, metrics.jsonl, recipe.toml and checkpoint.pt into out_dir.
 
-    resume: continue from out_dir's checkpoint, to the same bits as if there had been no stop.
+    resume: continue from out_dir's checkpoint, to the same bits as if there had been no stop; with more epochs than a
+    finished run had, go on with it (see `Session._extend`).
     reporter: receives the progress; a bar or lines on standard error when None.
+    device: a name of `device.DEVICES`.
+    checkpoint_every: seconds after which a checkpoint is written, besides those at the end of each epoch.
+    tensorboard: write the figures of each epoch as TensorBoard's events too, into out_dir/tensorboard.
+    Of several processes (`distributed`) the first one writes and reports, and has the result; the others get None.
 
     Raises:
-        SnncError: data or folder refused, checkpoint of another recipe, a file could not be written, loss not finite.
+        SnncError: data, device or folder refused, checkpoint of another recipe, a file could not be written, loss not
+            finite, another process ended.
         Interrupted: SIGINT or SIGTERM came; the checkpoint is written, the message says how to continue.
     """
     memory.reuse_freed()
-    recipe = _with_precision(recipe)
-    dataset = load(recipe.data.dataset, data_dir)
-    folder = _prepare(Path(out_dir), resume)
-    session = Session(recipe, dataset, folder)
-    if resume:
-        session.restore()
-    else:
-        write_text(folder / "recipe.toml", recipe.to_toml())
-    reporter = progress.automatic() if reporter is None else reporter
-    try:
-        with _stop_signals() as stopped:
-            session.run(reporter, stopped)
-    finally:
-        reporter.close()
-    return session.finish()
+    place = devices.resolve(device)
+    with distributed.joined(place), devices.default(place):
+        recipe = _with_precision(recipe, place)
+        dataset = load(recipe.data.dataset, data_dir)
+        folder, first = Path(out_dir), distributed.rank() == 0
+        # The others look into the folder once the first one has prepared it.
+        begun = distributed.anyone(first and _prepare(folder, resume))
+        session = Session(recipe, dataset, folder, place, checkpoint_every)
+        if begun:
+            session.restore()
+        if first:
+            write_text(folder / "recipe.toml", recipe.to_toml())
+            reporter = progress.automatic() if reporter is None else reporter
+            session.log = boards.Board(folder / "tensorboard", session.step) if tensorboard else None
+        else:
+            reporter = progress.Silent()
+        try:
+            with _stop_signals() as stopped:
+                session.run(reporter, stopped)
+        finally:
+            reporter.close()
+            if session.log is not None:
+                session.log.close()
+        return session.finish() if first else None
 
 
-def _with_precision(recipe: Recipe) -> Recipe:
-    chosen = precision.resolve(recipe.train.precision)
+def _with_precision(recipe: Recipe, device: torch.device) -> Recipe:
+    chosen = precision.resolve(recipe.train.precision, device)
     return replace(recipe, train=replace(recipe.train, precision=chosen))
 
 
-def _prepare(folder: Path, resume: bool) -> Path:
+def _prepare(folder: Path, resume: bool) -> bool:
+    """Make the folder, or look at what is there; whether it has a checkpoint to continue from.
+
+    A run that was killed before its first checkpoint has left a recipe at most; --resume then begins it.
+    """
     if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SnncError(
             f"{folder} exists already",
@@ -96,13 +122,18 @@ def _prepare(folder: Path, resume: bool) -> Path:
             got=str(folder),
             remedy="choose another place with -o, or continue what is there with --resume",
         )
-    if resume and not (folder / "checkpoint.pt").exists():
+    if resume:
+        for name in ("recipe.toml", "checkpoint.pt", "metrics.jsonl", "model.pt"):
+            remove_unfinished(folder / name)
+    found = resume and (folder / "checkpoint.pt").exists()
+    foreign = not folder.is_dir() or {path.name for path in folder.iterdir()} - {"recipe.toml", "tensorboard"}
+    if resume and not found and foreign:
         raise SnncError(f"there is no checkpoint in {folder}", where=str(folder), remedy="start without --resume")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SnncError(f"could not make {folder}", where="-o", got=error.strerror) from error
-    return folder
+    return found
 
 
 @contextlib.contextmanager
@@ -161,16 +192,35 @@ def loss_of(options: Train, rates: Tensor, labels: Tensor) -> Tensor:
 class Session:
     """A run in progress: network, method, position, and sums of the current epoch."""
 
-    def __init__(self, recipe: Recipe, dataset: Dataset, folder: Path) -> None:
-        self.recipe, self.dataset, self.folder = recipe, dataset, folder
+    def __init__(
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        folder: Path,
+        device: torch.device = precision.CPU,
+        checkpoint_every: float = CHECKPOINT_EVERY,
+    ) -> None:
+        self.recipe, self.dataset, self.folder, self.device = recipe, dataset, folder, device
         options = recipe.train
-        self.x, self.y = torch.from_numpy(dataset.train_x.copy()), torch.from_numpy(dataset.train_y.copy())
-        self.test_x, self.test_y = torch.from_numpy(dataset.test_x.copy()), torch.from_numpy(dataset.test_y.copy())
+        arrays = (dataset.train_x, dataset.train_y, dataset.test_x, dataset.test_y)
+        self.x, self.y, self.test_x, self.test_y = (torch.from_numpy(array.copy()).to(device) for array in arrays)
+        last = len(self.x) % options.batch_size or options.batch_size
+        if min(last, len(self.x)) < distributed.size():
+            raise SnncError(
+                "the last batch of an epoch has fewer samples than there are processes",
+                where="[train] batch_size",
+                got=f"{len(self.x)} samples in batches of {options.batch_size}, {last} in the last",
+                allowed=f"{distributed.size()} or more in each",
+                remedy="choose another batch size, or start fewer processes",
+            )
         # The last, smaller batch of an epoch is trained on too.
         self.steps_per_epoch = math.ceil(len(self.x) / options.batch_size)
         self.total = options.epochs * self.steps_per_epoch
         self.rates = learning_rates(options, self.steps_per_epoch)
-        self.network = SpikingNetwork(recipe, dataset.shape, dataset.classes)
+        # Its weights are drawn there, so they are the same wherever training computes.
+        with precision.CPU:
+            self.network = SpikingNetwork(recipe, dataset.shape, dataset.classes)
+        self.network.to(device)
         self.method: Run = recipe.method.start(self.network, total_steps=self.total, weight_decay=options.weight_decay)
         self.dtype = precision.DTYPES[options.precision]
         self.step = 0
@@ -179,7 +229,10 @@ class Session:
         self.samples_seen = 0
         self.shrunk = 0
         self.records: list[dict[str, Any]] = []
+        self.extended: list[list[int]] = []
+        self.log: boards.Board | None = None
         self._order = (-1, torch.empty(0, dtype=torch.int64))
+        self._every, self._saved = checkpoint_every, time.monotonic()
 
     @property
     def epoch(self) -> int:
@@ -189,16 +242,22 @@ class Session:
     def _generator(self, purpose: int, number: int) -> torch.Generator:
         return generator(self.recipe.seed, purpose, number)
 
-    def _batch(self) -> tuple[Tensor, Tensor]:
+    def _batch(self) -> tuple[Tensor, Tensor, slice, int]:
+        """This process's samples and labels, which part of the batch they are, and of how many."""
         epoch, position = divmod(self.step, self.steps_per_epoch)
         if self._order[0] != epoch:
-            self._order = (epoch, torch.randperm(len(self.x), generator=self._generator(ORDER, epoch)))
+            self._order = (epoch, torch.randperm(len(self.x), generator=self._generator(ORDER, epoch), device="cpu"))
         size = self.recipe.train.batch_size
-        chosen = self._order[1][position * size : (position + 1) * size]
+        batch = self._order[1][position * size : (position + 1) * size]
+        part = distributed.part(len(batch))
+        chosen = batch[part].to(self.device)
         x, ranges = self.x[chosen], self.recipe.augment
         if ranges.active and self.step < ranges.until * self.total:
-            x = augment.augment(x, self.dataset.shape, ranges, self._generator(AUGMENT, self.step))
-        return x, self.y[chosen]
+            x = augment.augment(x, self.dataset.shape, ranges, self._draws(AUGMENT, part, len(batch)))
+        return x, self.y[chosen], part, len(batch)
+
+    def _draws(self, purpose: int, part: slice, whole: int) -> Draws:
+        return Draws(self._generator(purpose, self.step), part.start, whole - part.stop)
 
     def run(self, reporter: progress.Reporter, stopped: threading.Event) -> None:
         """Train to the end, or until `stopped` is set."""
@@ -227,7 +286,9 @@ class Session:
                     connected,
                 )
                 reporter.update(status, epoch_ended=ended)
-            if stopped.is_set() and self.step < self.total:
+            elif time.monotonic() - self._saved >= self._every:
+                self.save()
+            if distributed.anyone(stopped.is_set()) and self.step < self.total:
                 self.save()
                 raise Interrupted(
                     f"stopped in epoch {self.epoch + 1} of {self.recipe.train.epochs}",
@@ -245,10 +306,14 @@ class Session:
             self._fold()
         if self.recipe.quantise.aware and not self.network.normed and self._refit(was_frozen):
             self.network.fit_grids()
-        x, y = self._batch()
-        rates = self.network.rates(self.network(x, self.dtype, self._generator(DROPOUT, self.step)))
-        loss = loss_of(self.recipe.train, rates, y)
-        value = float(loss.detach())
+        x, y, part, whole = self._batch()
+        rates = self.network.rates(self.network(x, self.dtype, self._draws(DROPOUT, part, whole)))
+        # The loss of a batch is a mean over its samples; each process adds its own.
+        loss = loss_of(self.recipe.train, rates, y) * (len(y) / whole)
+        for parameter in self.network.parameters():
+            parameter.grad = None
+        loss.backward()
+        value = distributed.total_gradients(self.network.parameters(), float(loss.detach()))
         if not math.isfinite(value):
             raise SnncError(
                 "the loss is not finite",
@@ -256,13 +321,10 @@ class Session:
                 got=value,
                 remedy="lower [train] lr",
             )
-        for parameter in self.network.parameters():
-            parameter.grad = None
-        loss.backward()
         self.method.after_backward(clock)
         self.method.step(clock)
-        self.loss_sum += value * len(y)
-        self.samples_seen += len(y)
+        self.loss_sum += value * whole
+        self.samples_seen += whole
         self.step += 1
 
     def _refit(self, was_frozen: bool) -> bool:
@@ -290,12 +352,14 @@ class Session:
                 if self.recipe.quantise.aware:
                     self.network.fit_grids()
         self._keep_sums_in_range()
+        distributed.check_alike(self.network.parameters())
         masks = self.method.masks()
         record = {
             "epoch": self.epoch,
             "loss": self.loss_sum / self.samples_seen,
             "lr": self.rates[self.step - 1],
             "connectivity": evaluate.connectivity(masks),
+            "connectivity_per_layer": evaluate.by_layer(self.network, masks),
             "frozen": self.method.frozen,
             **self.method.report(),
         }
@@ -304,6 +368,8 @@ class Session:
         record["seconds"] = round(self.seconds, 3)
         self.loss_sum, self.samples_seen = 0.0, 0
         self.records.append(record)
+        if self.log is not None:
+            self.log.write(record, self.step)
         return record
 
     def _keep_sums_in_range(self) -> None:
@@ -343,6 +409,9 @@ class Session:
 
     def save(self) -> None:
         """Write the checkpoint and the metrics so far."""
+        self._saved = time.monotonic()
+        if distributed.rank() != 0:
+            return
         checkpoint.save(
             self.folder / "checkpoint.pt",
             {
@@ -354,6 +423,7 @@ class Session:
                 "loss_sum": self.loss_sum,
                 "samples_seen": self.samples_seen,
                 "shrunk": self.shrunk,
+                "extended": self.extended,
                 "records": self.records,
                 "network": self.network.state_dict(),
                 "normed": [layer.normed for layer in self.network.layers],
@@ -370,12 +440,16 @@ class Session:
         """Take over the checkpoint's state.
 
         Raises:
-            SnncError: the checkpoint is damaged, or belongs to another recipe.
+            SnncError: the checkpoint is damaged, belongs to another recipe, or to a run that cannot be extended.
         """
         path = self.folder / "checkpoint.pt"
-        state = checkpoint.load(path)
-        differing = Recipe.from_dict(state["recipe"], where=str(path)).differences(self.recipe)
-        if differing:
+        state = checkpoint.load(path, self.device)
+        saved = Recipe.from_dict(state["recipe"], where=str(path))
+        differing = saved.differences(self.recipe)
+        self.extended = state["extended"]
+        if differing == ["train.epochs"]:
+            self._extend(saved.train.epochs, state["step"], path)
+        elif differing:
             raise SnncError(
                 "the checkpoint belongs to another recipe",
                 where=str(path),
@@ -393,12 +467,33 @@ class Session:
             self.network.compact(self.method.masks())
         self.shrunk, self.records = state["shrunk"], state["records"]
 
+    def _extend(self, before: int, step: int, path: Path) -> None:
+        """Go on with a finished run, of so many epochs, to the number of epochs that the recipe asks for.
+
+        What was final stays final: the set of synapses, and folded batch norms. What goes by fractions of training
+        (learning rate, augmentation, the settling of grids) is from here on where a run of all epochs would have it.
+        """
+        epochs = self.recipe.train.epochs
+        if step == before * self.steps_per_epoch and epochs > before:
+            self.extended = [*self.extended, [before, epochs]]
+            return
+        fewer = epochs < before
+        raise SnncError(
+            "a run cannot be shortened" if fewer else "a run can be extended only once it is finished",
+            where=f"{path}: [train] epochs",
+            got=f"{epochs}; the run is at step {step} of {before * self.steps_per_epoch}, {before} epochs",
+            allowed=f"{before}",
+            remedy=f"--resume --epochs {before}" + ("" if fewer else f", then --resume --epochs {epochs}"),
+        )
+
     def finish(self) -> TrainResult:
         """Measure the trained network as deployed and write the model."""
         masks = self.method.masks()
         metrics = evaluate.figures(self.network, masks, self.test_x, self.test_y)
         metrics["seconds"] = round(self.seconds, 3)
         metrics["precision"] = self.recipe.train.precision
+        if self.extended:
+            metrics["extended"] = self.extended
         diagnostics = self._diagnostics(masks)
         checkpoint.save(self.folder / "model.pt", checkpoint.model(self.network, masks, metrics))
         self._write_metrics([*self.records, {"final": True, **metrics, "diagnostics": [str(d) for d in diagnostics]}])
@@ -430,6 +525,17 @@ class Session:
                         clipped,
                     )
                 )
+        for before, after in self.extended:
+            found.append(
+                Diagnostic(
+                    "TRN004",
+                    "network",
+                    f"a finished run of {before} epochs was extended to {after}; the set of synapses stayed as it was",
+                    after - before,
+                    f"another network than {after} epochs at once; learning rate from there on as there, "
+                    f"{self.rates[min(before * self.steps_per_epoch, self.total - 1)]:.3g} at first",
+                )
+            )
         if self.shrunk:
             found.append(
                 Diagnostic(

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from toolchain.training.seeds import rand_like
+
 
 def whole_parts(shares: Sequence[float], total: int, limits: Sequence[int]) -> list[int]:
     """Whole numbers near `shares`, none above its limit, that add up to `total`.
@@ -46,7 +48,7 @@ def erdos_renyi(shapes: Sequence[Sequence[int]], connectivity: float) -> list[in
 def largest_of(values: Sequence[Tensor], count: int) -> list[Tensor]:
     """Bools of the values' shapes: exactly `count` of the largest of all."""
     flat = torch.cat([value.flatten() for value in values])
-    chosen = torch.zeros(len(flat), dtype=torch.bool)
+    chosen = torch.zeros_like(flat, dtype=torch.bool)
     chosen[flat.topk(count, sorted=False).indices] = True
     parts = chosen.split([value.numel() for value in values])
     return [part.view(value.shape) for part, value in zip(parts, values, strict=True)]
@@ -61,7 +63,7 @@ def thin_out(weights: Sequence[nn.Parameter], connectivity: float, random: torch
     """
     masks = []
     for weight, count in zip(weights, erdos_renyi([weight.shape for weight in weights], connectivity), strict=True):
-        (mask,) = largest_of([torch.rand(weight.shape, generator=random)], count)
+        (mask,) = largest_of([rand_like(weight, random)], count)
         weight.mul_(mask).mul_(math.sqrt(weight.numel() / max(count, 1)))
         masks.append(mask)
     return masks

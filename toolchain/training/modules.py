@@ -16,6 +16,7 @@ from toolchain.training.encoding import CODINGS, VALUE_MAX, PeriodicSpikes
 from toolchain.training.initialise import initialise
 from toolchain.training.layers import STAGES, DelayStage, DenseLayer, Flatten, Stage, ToMap, Weights
 from toolchain.training.recipe import Recipe
+from toolchain.training.seeds import Draws
 from toolchain.training.surrogates import slope_of
 
 T = TypeVar("T")
@@ -188,9 +189,7 @@ class SpikingNetwork(nn.Module):
             return shifted
         return own if shifted is None else own + shifted
 
-    def forward(
-        self, samples: Tensor, dtype: torch.dtype = torch.float32, noise: torch.Generator | None = None
-    ) -> Tensor:
+    def forward(self, samples: Tensor, dtype: torch.dtype = torch.float32, noise: Draws | None = None) -> Tensor:
         """The output neurons' spikes (T, B, n), or (1, B, n) what a readout's potential is for each step.
 
         Differentiable. dtype: of the matrix products.  noise: for dropout, which is left out without.
@@ -210,8 +209,12 @@ class SpikingNetwork(nn.Module):
     def _coded(self, samples: Tensor, dtype: torch.dtype) -> Tensor:
         """What the input sends while training, in the form that is cheapest for the layers that read it."""
         steps = self.recipe.network.steps
-        if self.coding is CODINGS["rate"] and all(
-            isinstance(stage, DenseLayer) for stage in self.stages if INPUT in stage.inputs
+        # Their products are those of sparse matrices of scipy's, on the processor.
+        here = samples.device.type == "cpu"
+        if (
+            here
+            and self.coding is CODINGS["rate"]
+            and all(isinstance(stage, DenseLayer) for stage in self.stages if INPUT in stage.inputs)
         ):
             return cast("Tensor", PeriodicSpikes(samples, steps, self.coding_parameter))
         graded = self.coding is CODINGS["graded"]
@@ -410,4 +413,6 @@ class SpikingNetwork(nn.Module):
 def _holding(mantissas: Tensor, payload: int = 1) -> torch.dtype:
     """A type in which no weighted sum is rounded."""
     worst = float(mantissas.abs().flatten(1).sum(1).max()) * payload
-    return torch.float32 if worst < EXACT_FLOAT32 else torch.float64
+    # Elsewhere than on the processor float32 may stand for shorter numbers, and convolutions may be transformed ones.
+    exact = mantissas.device.type == "cpu" and worst < EXACT_FLOAT32
+    return torch.float32 if exact else torch.float64

@@ -89,6 +89,61 @@ def _parallel(kernel: Callable[..., None], arrays: tuple[NDArray[Any], ...], val
         job.join()
 
 
+class _TorchWindow(torch.autograd.Function):
+    """`_Window` by torch's operations, for tensors that are not on the processor: the same arithmetic step by step."""
+
+    @staticmethod
+    def forward(ctx: Any, current: Tensor, steps: int, neuron: Neuron) -> Tensor:
+        potential = current.new_empty((steps, *current.shape[1:]), dtype=torch.float32)
+        spikes = _spikes_of(current, neuron, potential)
+        ctx.neuron, ctx.constant = neuron, len(current) == 1
+        ctx.save_for_backward(potential)
+        return spikes.to(current.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+        (potential,) = ctx.saved_tensors
+        neuron: Neuron = ctx.neuron
+        carried = torch.zeros_like(potential[0])
+        total = torch.zeros_like(potential[0])
+        gradient = torch.empty_like(upstream)
+        surrogate = SURROGATES[neuron.surrogate].derivative
+        for t in reversed(range(len(potential))):
+            if neuron.reset == "zero":
+                carried.masked_fill_(potential[t] > neuron.threshold, 0.0)
+            slope = surrogate((potential[t] - neuron.threshold) * (neuron.slope * neuron.unit))
+            carried.add_(slope.mul_(upstream[t]).mul_(neuron.unit))
+            for before in range(max(t - neuron.refractory, 0), t):
+                carried.masked_fill_(potential[before] > neuron.threshold, 0.0)
+            if ctx.constant:
+                total.add_(carried)
+            else:
+                gradient[t].copy_(carried)
+            carried.mul_(neuron.decay)
+        return total[None].to(upstream.dtype) if ctx.constant else gradient, None, None
+
+
+def _spikes_of(current: Tensor, neuron: Neuron, potential: Tensor, limit: float | None = None) -> Tensor:
+    """The neuron's steps; spikes (T, ...), bool. potential: (T, ...), filled.  limit: of integer potentials."""
+    v = torch.zeros_like(potential[0])
+    wait = torch.zeros_like(v, dtype=torch.int8)
+    spikes = torch.empty_like(potential, dtype=torch.bool)
+    for t, p in enumerate(potential):
+        torch.mul(v, neuron.decay, out=p)
+        if neuron.integer:
+            p.trunc_()
+        p.add_(current[t if len(current) > 1 else 0])
+        if neuron.integer and limit is not None:
+            p.clamp_(-limit, limit)
+        if neuron.refractory:
+            p.masked_fill_(wait > 0, 0.0)
+        fired = torch.gt(p, neuron.threshold, out=spikes[t])
+        if neuron.refractory:
+            wait = wait.sub_(1).clamp_(min=0).masked_fill_(fired, neuron.refractory)
+        v = p - neuron.threshold * fired if neuron.reset == "subtract" else p.masked_fill(fired, 0.0)
+    return spikes
+
+
 class _Synapse(torch.autograd.Function):
     """u = kept * u + x over a window, rounded toward zero on the chip; the gradient is that of the linear filter."""
 
@@ -100,7 +155,7 @@ class _Synapse(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
         gradient = torch.empty_like(upstream)
-        carried = torch.zeros(upstream.shape[1:], dtype=torch.float32)
+        carried = torch.zeros_like(upstream[0], dtype=torch.float32)
         for t in reversed(range(len(upstream))):
             carried.mul_(ctx.kept).add_(upstream[t])
             gradient[t].copy_(carried)
@@ -108,8 +163,8 @@ class _Synapse(torch.autograd.Function):
 
 
 def _filter(current: Tensor, steps: int, kept: float, integer: bool, dtype: torch.dtype) -> Tensor:
-    u = torch.zeros(current.shape[1:], dtype=dtype)
-    out = torch.empty((steps, *current.shape[1:]), dtype=dtype)
+    u = torch.zeros_like(current[0], dtype=dtype)
+    out = current.new_empty((steps, *current.shape[1:]), dtype=dtype)
     for t in range(steps):
         u.mul_(kept)
         if integer:
@@ -135,7 +190,8 @@ def run(current: Tensor, steps: int, neuron: Neuron) -> Tensor:
 
     current: float32 or bfloat16; the potentials are float32 in either case.
     """
-    return _Window.apply(current, steps, neuron)
+    window = _Window if current.device.type == "cpu" else _TorchWindow
+    return window.apply(current, steps, neuron)
 
 
 STATE_LIMIT = float((1 << 23) - 1)
@@ -147,6 +203,9 @@ def run_exact(current: Tensor, steps: int, neuron: Neuron) -> Tensor:
 
     float64 holds every product of a 24 bit state and a 12 bit decay exactly.
     """
+    if current.device.type != "cpu":
+        potential = current.new_empty((steps, *current.shape[1:]), dtype=torch.float64)
+        return _spikes_of(current, neuron, potential, STATE_LIMIT)
     spikes = torch.empty((steps, *current.shape[1:]), dtype=torch.bool)
     arrays = (_array(current.double().contiguous()), _array(spikes))
     rest = (STATE_LIMIT, neuron.reset == "subtract", neuron.refractory)
@@ -157,7 +216,7 @@ def run_exact(current: Tensor, steps: int, neuron: Neuron) -> Tensor:
 @torch.no_grad()
 def sum_exact(current: Tensor, steps: int, integer: bool) -> Tensor:
     """The membrane potential (1, B, n), float64, of neurons that add up what they get and never spike."""
-    v = torch.zeros(current.shape[1:], dtype=torch.float64)
+    v = torch.zeros_like(current[0], dtype=torch.float64)
     for t in range(steps):
         v.add_(current[t if len(current) > 1 else 0])
         if integer:

@@ -182,8 +182,8 @@ class DeepR(GradR):
         temperature = eta * group["l1"] ** 2 / 18 if group["temperature"] is None else group["temperature"]
         change.mul_(-eta).sub_(eta * group["l1"])
         if temperature > 0:
-            noise = torch.randn(theta.shape, dtype=theta.dtype, generator=self.random)
-            change.add_(noise, alpha=math.sqrt(2 * eta * temperature))
+            noise = torch.randn(theta.shape, dtype=theta.dtype, generator=self.random, device="cpu")
+            change.add_(noise.to(theta.device), alpha=math.sqrt(2 * eta * temperature))
         theta.add_(change.mul_(theta > 0)).clamp_(min=0)
 
     @torch.no_grad()
@@ -194,6 +194,6 @@ class DeepR(GradR):
             dormant = (theta <= 0).flatten().nonzero().flatten()
             missing = active - (theta.numel() - len(dormant))
             if missing > 0:
-                chosen = dormant[torch.randperm(len(dormant), generator=self.random)[:missing]]
+                chosen = dormant[torch.randperm(len(dormant), generator=self.random, device="cpu")[:missing]]
                 theta.view(-1)[chosen] = FLOOR
                 self.write(weight)

@@ -56,7 +56,7 @@ class EvolutionRun(MaskedRun):
         import torch
 
         from toolchain.training.masks import largest_of
-        from toolchain.training.seeds import REWIRING, generator
+        from toolchain.training.seeds import REWIRING, generator, rand_like
 
         random = generator(self._network.recipe.seed, REWIRING, step)
         masks, starts = [], []
@@ -66,7 +66,7 @@ class EvolutionRun(MaskedRun):
                 there = int((side > 0).sum())
                 # Where there are none of this sign, all values are negative, and none is taken.
                 kept |= largest_of([side], there - round(self._config.zeta * there))[0]
-            places = torch.rand(weight.shape, generator=random).masked_fill(kept, -1.0)
+            places = rand_like(weight, random).masked_fill(kept, -1.0)
             masks.append(kept | largest_of([places], int(mask.sum()) - int(kept.sum()))[0])
-            starts.append(torch.rand(weight.shape, generator=random) - 0.5)
+            starts.append(rand_like(weight, random) - 0.5)
         self.replace(masks, starts)
