@@ -56,6 +56,8 @@ def connected(address: str | None, workers: int) -> Iterator[Client]:
                 processes=True,
                 host="127.0.0.1",
                 dashboard_address=None,
+                # Without an address the scheduler's pages would stand on a port that every cluster asks for.
+                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
                 silence_logs=logging.CRITICAL,
             )
             client = Client(stack.enter_context(cluster), set_as_default=False)

@@ -293,7 +293,7 @@ def _short(value: Any) -> str:
 
 
 def _slug(text: str) -> str:
-    return re.sub(r"[^\w.=-]+", "-", text).strip(".-") or "x"
+    return re.sub(r"[^\w.=+-]+", "-", text).strip(".-") or "x"
 
 
 def _digest(value: Any) -> str:

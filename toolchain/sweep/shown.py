@@ -131,7 +131,7 @@ def _cell(value: Any, percent: bool = False) -> str:
     if value is None:
         return "-"
     if isinstance(value, float):
-        return f"{100 * value:.2f}" if percent else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+        return f"{100 * value:.2f}" if percent else f"{value:,.0f}" if 100 <= abs(value) < 1e9 else f"{value:.3g}"
     return escape(str(value))
 
 
