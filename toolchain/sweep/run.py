@@ -170,6 +170,5 @@ def _work(
     for label, training in trainings.items():
         there = work.trained(out, training)
         jobs += deploy(label) if there else [work.training_job(out, training, data)]
-    needed = min(workers, max(len(jobs), 1 + len(todo) - len(trainings)))
-    with cluster.terminable(), cluster.connected(scheduler, max(1, needed)) as client:
+    with cluster.terminable(), cluster.connected(scheduler, min(workers, len(todo))) as client:
         cluster.work_off(client, jobs, done, teller.waiting)
