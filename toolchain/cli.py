@@ -786,6 +786,84 @@ def _print_notes(notes: Iterable[Diagnostic]) -> None:
         out.print(str(note), markup=False)
 
 
+# ------------------------------------------------------------------------------------------------ sweep
+
+
+@cli.command()
+@click.argument("sweep_file", metavar="SWEEP", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder of this sweep.")
+@click.option("--scheduler", help="Address of a Dask scheduler that runs (default: a cluster on this machine).")
+@click.option("--workers", type=click.IntRange(1), help="Processes of the own cluster (default: one a core).")
+@click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Folder with the data set's files.")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["csv", "parquet"]),
+    default="csv",
+    show_default=True,
+    help="table.csv alone, or table.parquet beside it.",
+)
+@click.option(
+    "--picture",
+    type=click.Choice(["png", "svg", "none"]),
+    default="png",
+    show_default=True,
+    help="Accuracy against cores.",
+)
+@click.option("--dry-run", is_flag=True, help="List the points and how far each is; do nothing.")
+def sweep(
+    sweep_file: Path,
+    output: Path,
+    scheduler: str | None,
+    workers: int | None,
+    data_dir: Path | None,
+    kind: str,
+    picture: str,
+    dry_run: bool,
+) -> None:
+    """Train, compile and simulate every point of a SWEEP (a TOML file, docs/sweep.md).
+
+    The same command continues a sweep that was stopped, and does what is new in its file.
+    """
+    from toolchain import parallel
+    from toolchain.sweep import picture as pictures
+    from toolchain.sweep import plan, run, shown, table
+
+    if scheduler is not None and workers is not None:
+        raise UsageError("the workers of a scheduler that runs are its own: choose one of --scheduler and --workers")
+    asked = plan.load(_recipe_path(sweep_file))
+    state = run.State.of(asked, output.absolute())
+    shown.before(state, out, err)
+    if dry_run:
+        shown.plan(state, out)
+        return
+    if kind == "parquet":
+        table.need_parquet()
+    if picture != "none":
+        pictures.need_matplotlib()
+
+    def finish(rows: list[table.Row]) -> None:
+        shown.write(state, rows, kind == "parquet", None if picture == "none" else picture, out)
+
+    with err.status("starting workers ...") as status, _needs_extra("sweep"):
+        rows = run.run(
+            state,
+            scheduler=scheduler,
+            workers=workers or parallel.cores(),
+            data=None if data_dir is None else data_dir.absolute(),
+            teller=shown.Lines(out, status.update),
+            finish=finish,
+        )
+    failed = [row for row in rows if row["error"] is not None]
+    if failed:
+        raise SnncError(
+            f"{len(failed)} of {len(rows)} points failed",
+            where=", ".join(row["folder"] for row in failed[:5]) + (", ..." if len(failed) > 5 else ""),
+            got=failed[0]["error"],
+            remedy="see the column error, and error.txt in a point's folder; the same command tries them again",
+        )
+
+
 # ------------------------------------------------------------------------------------------------ demo, doctor
 
 

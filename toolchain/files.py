@@ -76,6 +76,31 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         stream.write(text.encode())
 
 
+@contextlib.contextmanager
+def only_one(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Work in a folder that no other process works in; ends with the process, however that ends.
+
+    Raises:
+        SnncError: another process does, or the file system refused.
+    """
+    import fcntl
+
+    path = Path(folder) / ".lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("ab")
+    except OSError as error:
+        raise _failed(path, error) from error
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise SnncError(
+                "another process works in this folder", where=str(folder), remedy="wait for it, or stop it"
+            ) from error
+        yield
+
+
 def refuse_existing(path: str | os.PathLike[str]) -> None:
     """Raise SnncError when an output path exists already."""
     if os.path.lexists(path):

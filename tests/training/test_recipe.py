@@ -9,7 +9,7 @@ from toolchain.training.data import IMAGES
 from toolchain.training.methods import method_config
 from toolchain.training.recipe import Recipe
 
-MODELS = sorted((Path(__file__).parents[2] / "models").glob("*.toml"))
+MODELS = [p for p in sorted((Path(__file__).parents[2] / "models").glob("*.toml")) if not p.stem.startswith("sweep_")]
 
 
 def refused(values, *words):

@@ -277,6 +277,16 @@ class Recipe:
         own = (key for key, value in before.items() if value != default.get(key))
         return [key for key in own if key != "connectivity" or key not in after]
 
+    def chosen(self) -> dict[str, Any]:
+        """What decides the training: dotted values that differ from the defaults, the method and the data set always.
+
+        A setting that joins later with a default changes nothing here; neither do the name and the promise.
+        """
+        default = dict(_flat(dataclasses.replace(Recipe(""), method=type(self.method)()).to_dict()))
+        mine = {k: v for k, v in _flat(self.to_dict()) if k != "name" and not k.startswith("promise.")}
+        always = ("method.name", "data.dataset")
+        return {key: value for key, value in mine.items() if key in always or value != default.get(key)}
+
     def differences(self, other: Recipe) -> list[str]:
         """Dotted names of the values that differ."""
         mine, theirs = dict(_flat(self.to_dict())), dict(_flat(other.to_dict()))
