@@ -40,8 +40,9 @@ ROW_NS, ROW_START_NS, TURN_NS = {2: 0.04, 4: 0.08, 8: 0.16}, 5.0, 0.6
 """An output channel of a spike's tap; a tap's start; a target and lane of sums that are turned."""
 DENSE_NS, CONVERT_NS = {4: 0.011, 8: 0.022}, 0.6
 """A source, target and lane, by bytes of the float; a source or target and lane that is converted."""
-TABLE_NS, TABLE_ROW_NS, TABLE_PLACE_NS, TABLE_TURN_NS = {2: 0.03, 4: 0.06, 8: 0.12}, 0.5, 15.0, 0.3
-"""An output channel of a piece's row; a row; a target place and lane; a target and lane of sums that are turned."""
+TABLE_NS, TABLE_ROW_NS, TABLE_PLACE_NS, TABLE_TURN_NS = {2: 0.03, 4: 0.06, 8: 0.12}, 3.0, 15.0, 0.3
+"""An output channel of a piece's row; a row, which comes from the second cache; a target place and lane; a target and
+lane of sums that are turned."""
 MAKING_NS = {"gather": 25.0, "rows": 6.0, "dense": 4.0, "tables": 2.0}
 """What a way needs, a synapse, an entry of the kernel with its zeros, or an entry of the tables."""
 
