@@ -2,10 +2,12 @@
 #   PYTHON=python3.12     interpreter of the toolchain (3.10 to 3.13)
 #   LAVA_BASE=python3.10  interpreter that Lava's environment is made with (found by itself when left out)
 #   LAVA=no               do without Lava; its tests are then skipped, and say so
+#   FRAMEWORKS=no         the same for the frameworks that networks are imported from
 
 PYTHON ?= python3
 LAVA_BASE ?=
 LAVA ?= yes
+FRAMEWORKS ?= yes
 WORKERS ?= 2
 
 VENV := .venv
@@ -13,29 +15,36 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LAVA_VENV := .venv-lava
 SHIM_VENV := .venv-lava-shim
+FRAMEWORK_FOLDERS := .venv-frameworks
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 CONSTRAINTS := .constraints/toolchain.txt
 
 ifeq ($(LAVA),yes)
 LAVA_READY := lava
-LAVA_TEST_READY := lava lava-shim
+TEST_READY := lava lava-shim
 TEST_ENVIRONMENT := SNNC_REQUIRE_LAVA=1
 DEMO_OPTIONS :=
 else
 LAVA_READY :=
-LAVA_TEST_READY :=
+TEST_READY :=
 TEST_ENVIRONMENT :=
 DEMO_OPTIONS := --without-lava
 endif
 
-.PHONY: help setup lava lava-shim demo lint test clean
+ifeq ($(FRAMEWORKS),yes)
+TEST_READY += frameworks
+TEST_ENVIRONMENT += SNNC_REQUIRE_FRAMEWORKS=1
+endif
+
+.PHONY: help setup lava lava-shim frameworks demo lint test clean
 
 help:
 	@echo "make demo    train, map, report, simulate and verify a small network (about a minute after set-up)"
 	@echo "make test    all checks and tests"
 	@echo "make lint    ruff, mypy, import-linter"
 	@echo "make lava    set up Lava's environment alone"
-	@echo "make clean   remove both environments and caches"
+	@echo "make frameworks  install what tests of imports compare with"
+	@echo "make clean   remove the environments and caches"
 
 setup: $(READY)
 
@@ -57,6 +66,10 @@ lava-shim:
 	@$(PYTHON) -m toolchain.setup_lava --target $(CURDIR)/$(SHIM_VENV) --versions 3.11 3.12 || \
 	  echo "so Lava past its version bound is not tested here" >&2
 
+# Each in a folder of its own, without what it depends on: two versions of one framework are compared.
+frameworks: $(READY)
+	@$(BIN)/python tests/frameworks/setup_frameworks.py
+
 demo: $(READY) $(LAVA_READY)
 	@rm -rf snnc-demo
 	@$(BIN)/snnc demo $(DEMO_OPTIONS)
@@ -68,8 +81,8 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 # One thread each: two workers whose libraries start two threads each stand in each other's way.
-test: $(READY) $(LAVA_TEST_READY) lint
+test: $(READY) $(TEST_READY) lint
 	OMP_NUM_THREADS=1 $(TEST_ENVIRONMENT) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 clean:
-	rm -rf $(VENV) $(LAVA_VENV) $(SHIM_VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(LAVA_VENV) $(SHIM_VENV) $(FRAMEWORK_FOLDERS) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
