@@ -371,7 +371,7 @@ class Delay(Node):
 class Recurrence:
     """A layer from neurons to themselves, whose sums arrive `delay` steps after the spikes (1 or more)."""
 
-    layer: Weighted
+    layer: Node
     delay: int = 1
 
 
@@ -380,8 +380,9 @@ class Neuron(Node):
     """Neurons as `toolchain.ir.LIF` has them.
 
     threshold, gain, current_decay, voltage_decay: one number, an array that broadcasts to the axes of the input, or one
-    number for each entry.  filters_bias: whether biases pass through the synaptic current like spikes, as in plain
-    torch; on the chip they enter the membrane potential.
+    number for each entry.  kick: what a neuron's spike adds to its own potential in the next step, as a synapse to
+    itself (and, where its current decays, one that takes back what is left there).  filters_bias: whether biases pass
+    through the synaptic current like spikes, as in plain torch; on the chip they enter the membrane potential.
     """
 
     threshold: Reals
@@ -391,12 +392,15 @@ class Neuron(Node):
     reset: str = "zero"
     refractory: int = 0
     recurrent: Recurrence | None = None
+    kick: Reals = 0.0
     filters_bias: bool = False
 
     def value(self, inputs: Sequence[Tensor], network: Network) -> Tensor:
         (x,) = inputs
         if self.recurrent is not None:
             x = self._with_recurrence(x, self.recurrent, network)
+        if np.any(self.kick):
+            x = self._with_kick(x, network)
         gain = self._each("gain", x.shape)
         if isinstance(gain, np.ndarray):
             # A population has one gain: what differs from neuron to neuron goes into weights and biases.
@@ -432,7 +436,7 @@ class Neuron(Node):
                 allowed="1 step or more",
                 remedy="let the neurons use their spikes of the step before (delay 1)",
             )
-        own = Tensor(x.shape, (Term(self.name, Identity(x.size)),), no_offset(x.shape), True)
+        own = self._own(x)
         back = recurrent.layer.value((own,), network)
         if back.shape != x.shape:
             raise SnncError(
@@ -444,6 +448,20 @@ class Neuron(Node):
             )
         late = tuple(replace(term, delay=term.delay + recurrent.delay) for term in back.terms)
         return Tensor(x.shape, (*x.terms, *late), x.offset + back.offset)
+
+    def _own(self, x: Tensor) -> Tensor:
+        """What the neurons send."""
+        return Tensor(x.shape, (Term(self.name, Identity(x.size)),), no_offset(x.shape), True)
+
+    def _with_kick(self, x: Tensor, network: Network) -> Tensor:
+        kick = fitted(self.kick, x.shape, f"{self.where}.kick") / fitted(self.gain, x.shape, f"{self.where}.gain")
+        left = 1.0 - fitted(self.current_decay, x.shape, f"{self.where}.current_decay")
+        terms = list(x.terms)
+        for delay, weight in ((1, kick), (2, -left * kick)):
+            if weight.any():
+                back = _scaled(self._own(x), weight, np.zeros(1), network, f"{self.where}.kick")
+                terms += [replace(term, delay=delay, layer=f"{self.name}.kick") for term in back.terms]
+        return replace(x, terms=tuple(terms))
 
     def _each(self, name: str, shape: Shape) -> Reals:
         """A parameter as one number where all are equal, else with the axes of the neurons."""

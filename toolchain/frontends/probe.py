@@ -122,6 +122,63 @@ def probe(neurons: Steps, shape: Sequence[int], *, where: str) -> Found:
     return _Probe(neurons, tuple(shape), where).found()
 
 
+@dataclass(frozen=True, eq=False)
+class Membrane:
+    """Neurons that never spike, as `toolchain.ir.LIF` has them with reset "none"; arrays of the shape probed."""
+
+    gain: Values
+    current_decay: Values
+    voltage_decay: Values
+
+    def run(self, x: Values) -> Values:
+        """Potentials (T, batch, *shape) for inputs of that shape."""
+        u, v, potentials = np.zeros(x.shape[1:]), np.zeros(x.shape[1:]), np.empty(x.shape)
+        for t, step in enumerate(x):
+            u = (1 - self.current_decay) * u + self.gain * step
+            v = (1 - self.voltage_decay) * v + u
+            potentials[t] = v
+        return potentials
+
+
+def probe_membrane(neurons: Steps, shape: Sequence[int], *, where: str) -> Membrane:
+    """What neurons compute whose `step` gives their membrane potential, and which never spike.
+
+    Raises:
+        SnncError: it is no sum of inputs that fade with one or two decays.
+    """
+    x = np.zeros((3, 1, *shape))
+    x[0] = 1.0
+    first, second, third = _stepped(neurons, x)[:, 0]
+    if (first == 0).any():
+        raise SnncError("probed membranes: an input has no effect in its own step", where=where, got=_shown(first))
+    one, two = second / first, third / first
+    product = one**2 - two
+    if (np.abs(product) < CLOSE).all():
+        fast, slow = np.zeros_like(one), one
+    else:
+        root = np.sqrt(np.maximum(one**2 - 4 * product, 0.0))
+        fast, slow = (one - root) / 2, (one + root) / 2
+    found = Membrane(first, 1.0 - _snapped(fast), 1.0 - _snapped(slow))
+    x = np.random.default_rng(0).uniform(-2.0, 3.0, (4 * LENGTH, SEQUENCES, *shape))
+    theirs, expected = _stepped(neurons, x), found.run(x)
+    wrong = ~(np.abs(theirs - expected) <= TOLERANCE * np.maximum(np.abs(first), np.abs(expected)))
+    if wrong.any():
+        at = tuple(int(i) for i in np.argwhere(wrong)[0])
+        raise SnncError(
+            "probed membranes: they are none that snnc knows",
+            where=where,
+            got=f"at step {at[0] + 1} of the inputs {_listed(x, at)} a potential of {theirs[at]:.6g}, where one that "
+            f"fades by {_shown(found.current_decay)} and {_shown(found.voltage_decay)} a step has {expected[at]:.6g}",
+            allowed="a sum of inputs that fade with one or two decays, without a reset",
+        )
+    return found
+
+
+def _stepped(neurons: Steps, x: Values) -> Values:
+    neurons.reset()
+    return np.stack([neurons.step(step) for step in x])
+
+
 class _Probe:
     def __init__(self, neurons: Steps, shape: tuple[int, ...], where: str) -> None:
         self.neurons, self.shape, self.where = neurons, shape, where
@@ -136,8 +193,8 @@ class _Probe:
         refractory, reset, fast, slow, kick = self._reset(first, second)
         found = Found(
             threshold=threshold,
-            current_decay=1.0 - self._snapped(fast),
-            voltage_decay=1.0 - self._snapped(slow),
+            current_decay=1.0 - _snapped(fast),
+            voltage_decay=1.0 - _snapped(slow),
             kick=np.where(np.abs(kick) < CLOSE * threshold, 0.0, kick),
             reset=reset,
             refractory=refractory,
@@ -156,8 +213,7 @@ class _Probe:
 
     def _run(self, x: Values) -> NDArray[np.bool_]:
         """Where they spiked, (T, batch, *shape), for inputs of that shape, from a cleared state."""
-        self.neurons.reset()
-        sent = np.stack([self.neurons.step(step) for step in x])
+        sent = _stepped(self.neurons, x)
         values = np.unique(sent)
         values = values[values != 0]
         if len(values) and not self.payload:
@@ -223,23 +279,22 @@ class _Probe:
         steps = np.full(past.shape[1], len(past))
         return self._left_at(np.concatenate([past, np.zeros((1, *past.shape[1:]))]), steps)
 
-    def _left_at(self, x: Values, at: NDArray[np.int64]) -> Values:
-        """The same for each entry of a batch at a step of its own."""
-        entries = np.arange(x.shape[1])
+    def _fired_at(self, x: Values, at: NDArray[np.int64], last: Values) -> NDArray[np.bool_]:
+        """Whether each entry of a batch spikes in a step of its own, which gets `last`; nothing comes after."""
         x = np.concatenate([x, np.zeros((self.delay, *x.shape[1:]))])
-        after = np.arange(len(x))[:, None] > at
-        x[after] = 0.0
+        entries = np.arange(x.shape[1])
+        x[np.arange(len(x))[:, None] > at] = 0.0
+        x[at, entries] = last
+        return self._run(x)[at + self.delay, entries]
 
-        def fired(y: Values) -> NDArray[np.bool_]:
-            x[at, entries] = y
-            return self._run(x)[at + self.delay, entries]
-
+    def _left_at(self, x: Values, at: NDArray[np.int64]) -> Values:
+        """The same for each entry of a batch, before a step of its own."""
         reach = REACH * np.broadcast_to(self.threshold, x.shape[1:])
         high, low = reach.copy(), -reach
-        never = ~fired(high)
+        never = ~self._fired_at(x, at, high)
         for _ in range(64):
             middle = (low + high) / 2
-            there = fired(middle)
+            there = self._fired_at(x, at, middle)
             low, high = np.where(there, low, middle), np.where(there, middle, high)
         return np.where(never, -np.inf, self.threshold - low)
 
@@ -310,11 +365,6 @@ class _Probe:
             raise self._refused("they wait at another potential than they start from", f"{_shown(kick)} above it", "0")
         return kick
 
-    def _snapped(self, factor: Values) -> Values:
-        """A factor that can only be 0 or 1 but for rounding."""
-        factor = np.where(np.abs(factor) < CLOSE, 0.0, factor)
-        return np.where(np.abs(factor - 1) < CLOSE, 1.0, factor)
-
     # --------------------------------------------------------------------------------------------------- comparison
 
     def _compare(self, found: Found) -> None:
@@ -324,17 +374,23 @@ class _Probe:
         padded = np.concatenate([x, np.zeros((self.delay, *x.shape[1:]))])
         spikes, left = found.run(padded)
         theirs = self._run(padded)
-        # Each entry of a larger batch stands for one step of one sequence.
+        # Each entry of a larger batch stands for one step of one sequence: there the critical input must lie within
+        # the tolerance of the expected one.
         at = np.repeat(np.arange(LENGTH), SEQUENCES)
-        measured = self._left_at(np.tile(x, (1, LENGTH, *(1,) * len(self.shape))), at)
-        measured = measured.reshape(LENGTH, SEQUENCES, *self.shape)
+        each = np.tile(x, (1, LENGTH, *(1,) * len(self.shape)))
         expected = left[self.delay :]
+        slack = TOLERANCE * np.maximum(self.threshold, np.abs(expected))
+        waits = np.isneginf(expected)
         with np.errstate(invalid="ignore"):
-            near = np.abs(measured - expected) <= TOLERANCE * np.maximum(self.threshold, np.abs(expected))
-        wrong = ~(near | (measured == expected)) | (spikes != theirs)[self.delay :]
+            high = np.where(waits, 0.0, self.threshold - expected + slack).reshape(-1, *self.shape)
+            low = np.where(waits, REACH * self.threshold, self.threshold - expected - slack).reshape(-1, *self.shape)
+        enough, too_much = self._fired_at(each, at, high), self._fired_at(each, at, low)
+        wrong = ~enough.reshape(expected.shape) & ~waits | too_much.reshape(expected.shape)
+        wrong |= (spikes != theirs)[self.delay :]
         if wrong.any():
             first = tuple(int(i) for i in np.argwhere(wrong)[0])
-            past = ", ".join(f"{value:.6g}" for value in x[(slice(first[0] + 1), *first[1:])])
+            past = _listed(x, first)
+            measured = self._left_at(each, at).reshape(expected.shape)
             raise self._refused(
                 "they are no neurons that snnc knows",
                 f"at step {first[0] + 1} of the inputs {past} a potential of {measured[first]:.6g} before the last and "
@@ -352,6 +408,18 @@ class _Probe:
 
     def _refused(self, rule: str, got: str, allowed: Any = None, remedy: str | None = None) -> SnncError:
         return SnncError(f"probed neurons: {rule}", where=self.where, got=got, allowed=allowed, remedy=remedy)
+
+
+def _snapped(factor: Values) -> Values:
+    """A factor that can only be 0 or 1 but for rounding."""
+    factor = np.where(np.abs(factor) < CLOSE, 0.0, factor)
+    return np.where(np.abs(factor - 1) < CLOSE, 1.0, factor)
+
+
+def _listed(x: Values, at: tuple[int, ...]) -> str:
+    """The inputs of one neuron in one sequence, up to a step: at (t, batch, ...)."""
+    one = x.reshape(*x.shape[:2], -1)[: at[0] + 1, at[1], np.ravel_multi_index(at[2:], x.shape[2:]) if at[2:] else 0]
+    return ", ".join(f"{value:.6g}" for value in one)
 
 
 def _shorter(a: Values, b: Values) -> bool:

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils import prune
 
+from toolchain.errors import Diagnostic
 from toolchain.frontends import layers
 from toolchain.frontends.operators import Shape
 from toolchain.training import spiking
@@ -49,6 +50,14 @@ class Tracing(ABC):
     @abstractmethod
     def mask(self, name: str, weight: NDArray[Any]) -> NDArray[np.bool_]:
         """Where a weight has synapses: as the user says, else where it is not 0."""
+
+    @abstractmethod
+    def note(self, diagnostic: Diagnostic) -> None:
+        """Something that was changed on the way."""
+
+    @abstractmethod
+    def reads_potential(self) -> bool:
+        """Whether nothing but the network's answer reads what is traced, and that reads a potential too."""
 
 
 # -------------------------------------------------------------------------------------------------------- shapes
