@@ -446,7 +446,8 @@ class Neuron(Node):
                 allowed=f"{x.shape} -> {x.shape}",
                 remedy="use as many outputs as inputs; of a convolution, stride 1 and padding that keeps the size",
             )
-        late = tuple(replace(term, delay=term.delay + recurrent.delay) for term in back.terms)
+        name = recurrent.layer.name
+        late = tuple(replace(t, delay=t.delay + recurrent.delay, layer=t.layer or name) for t in back.terms)
         return Tensor(x.shape, (*x.terms, *late), x.offset + back.offset)
 
     def _own(self, x: Tensor) -> Tensor:
