@@ -27,7 +27,7 @@ def environment(name: str) -> dict[str, str]:
     if not any(folder.glob("*.dist-info")):
         pytest.skip(f"no version of {name} for Python {sys.version_info[0]}.{sys.version_info[1]}")
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(folder), os.environ.get("PYTHONPATH", "")])
-    return {**os.environ, "PYTHONPATH": path.rstrip(os.pathsep), "SNNC_FRAMEWORK": name}
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path.rstrip(os.pathsep), "SNNC_FRAMEWORK": name}
 
 
 def inside(name: str, file: str) -> str:

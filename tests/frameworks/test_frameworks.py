@@ -13,6 +13,8 @@ from framework_child import inside
         ("spikingjelly14", "check_spikingjelly.py"),
         ("spikingjelly2", "check_spikingjelly.py"),
         ("snntorch", "check_snntorch.py"),
+        ("spikingjelly2", "check_page.py"),
+        ("snntorch", "check_page.py"),
     ],
 )
 def test_networks_compute_the_same(framework, file) -> None:

@@ -49,13 +49,13 @@ def compared(network: nn.Module, shape: tuple[int, ...], run: Run, *, all_steps:
     graph = loaded.graph
     samples = np.random.default_rng(1).integers(0, 256, (5, graph.input.size)).astype(np.uint8)
     given = torch.from_numpy(graph.input.scale * graph.input.encode(samples, STEPS)).reshape(STEPS, 5, *shape)
-    for part in network.modules():
-        if isinstance(part, (nn.Linear, nn.Conv1d, nn.Conv2d)):
-            part.register_forward_pre_hook(
-                lambda _, args: tuple(x.double() for x in args)
-            )  # spikes of snnTorch are float32
+    # Spikes of snnTorch are float32 whatever goes in.
+    weighted = [part for part in network.modules() if isinstance(part, (nn.Linear, nn.Conv1d, nn.Conv2d))]
+    hooks = [part.register_forward_pre_hook(lambda _, args: tuple(x.double() for x in args)) for part in weighted]
     with torch.no_grad():
         expected = run(network.double(), given.double()).flatten(2).numpy()
+    for hook in hooks:
+        hook.remove()
     trace = physical.run(graph, samples)
     if graph.populations[-1].spiking:
         assert 0.02 < expected.mean() < 0.98, expected.mean()
