@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import snntorch as snn
 import torch
@@ -10,6 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from snntorch import utils
 from torch import nn
+
+import hw_targets
+from toolchain.backends import physical, reference
+from toolchain.pipeline import Options, compile_graph
 
 HIDDEN = {"init_hidden": True}
 
@@ -72,6 +77,37 @@ def test_a_neuron_may_have_its_own_numbers() -> None:
 
 def test_lapicque() -> None:
     compared(dense(snn.Lapicque(R=5.0, C=1.0, **HIDDEN), scale=20.0), (8,), run)
+
+
+@pytest.mark.parametrize(
+    ("lif", "steps"),
+    [
+        (snn.Leaky(beta=0.8, reset_mechanism="zero", **HIDDEN), 0),
+        (snn.Lapicque(beta=0.8, reset_mechanism="zero", **HIDDEN), 1),
+        (snn.Synaptic(alpha=0.5, beta=0.8, reset_mechanism="zero", **HIDDEN), 1),
+        (snn.Synaptic(alpha=0.5, beta=0.8, reset_mechanism="zero", reset_delay=False, **HIDDEN), 0),
+        (snn.RLeaky(beta=0.8, linear_features=6, reset_mechanism="zero", **HIDDEN), 1),
+        (snn.RLeaky(beta=0.8, linear_features=6, reset_mechanism="zero", reset_delay=False, **HIDDEN), 0),
+    ],
+)
+def test_a_reset_to_zero_may_take_the_next_step_too(lif, steps) -> None:
+    assert compared(dense(lif, bias=False), (8,), run).graph.populations[0].refractory == steps
+
+
+def test_resets_that_leave_the_chip_in_integers() -> None:
+    """The synapses of a reset are mapped and simulated like any other."""
+    network = dense(snn.Synaptic(alpha=0.5, beta=0.8, **HIDDEN), snn.Leaky(beta=0.8, **HIDDEN), bias=False)
+    graph = compared(network, (8,), run).graph
+    assert [(c.name, c.delay) for c in graph.connections if c.source == c.target] == [
+        ("1.kick", 1),
+        ("1.kick[2]", 2),
+        ("3.kick", 1),
+    ]
+    program = compile_graph(graph, hw_targets.load("loihi"), Options()).program
+    samples = np.random.default_rng(2).integers(0, 256, (50, 8)).astype(np.uint8)
+    float_spikes, spikes = (t.spikes[t.output] for t in (physical.run(graph, samples), reference.run(program, samples)))
+    assert float_spikes.mean() > 0.1
+    assert (float_spikes == spikes).mean() > 0.9
 
 
 @pytest.mark.parametrize("reset", ["subtract", "zero"])
