@@ -28,8 +28,7 @@ from toolchain.frontends import Loaded
 from toolchain.frontends.nir_graph import build
 from toolchain.frontends.nir_neurons import MEMORY, Euler
 from toolchain.frontends.nir_wiring import wiring
-from toolchain.frontends.probe import Values, probe
-from toolchain.frontends.readout_probe import probe_readout
+from toolchain.frontends.probe import Values, probe, probe_membrane
 
 
 @dataclass(frozen=True)
@@ -288,9 +287,18 @@ class Measured:
         common: dict[str, Any] = {"name": fields.name, "inputs": inputs, "place": where, "fields": fields}
         common |= {"rest": np.zeros(()), "filters_bias": True}
         if "v_threshold" not in MEMORY[fields.kind]:
-            gain, current, voltage = probe_readout(stepped, shape, where=where)
-            parts: dict[str, Any] = {"gain": gain, "current_decay": current, "voltage_decay": voltage}
-            return Euler(**common, threshold=np.ones(()), reset="none", **parts)
+            membrane = probe_membrane(stepped, shape, where=where)
+            if not (membrane.gain > 0).all():
+                got = float(membrane.gain.min())
+                raise SnncError("probed membranes: what an input adds", where=where, got=got, allowed="more than 0")
+            return Euler(
+                **common,
+                threshold=np.ones(()),
+                gain=membrane.gain,
+                current_decay=membrane.current_decay,
+                voltage_decay=membrane.voltage_decay,
+                reset="none",
+            )
         found = probe(stepped, shape, where=where)
         for what, got, allowed in (("delay", found.delay, 0), ("payload", found.payload, 1.0)):
             if got != allowed:
