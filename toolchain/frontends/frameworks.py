@@ -239,6 +239,9 @@ def in_double() -> Iterator[None]:
 
 def _tree(graph: nir.NIRGraph, shape: Sequence[int]) -> Tree:
     """What an exporter made as a tree of a file. Some leave the axes of a batch or of time in."""
+    lost = [name for name, node in graph.nodes.items() if not isinstance(node, nir.NIRNode)]
+    if lost:
+        raise SnncError("the exporter has no node for modules", where=", ".join(lost), allowed="modules that it knows")
     nodes = {}
     for name, node in graph.nodes.items():
         if isinstance(node, nir.Input):

@@ -152,6 +152,8 @@ def refusals():
         import norse.torch as norse
 
         yield norse.SequentialState(nn.Conv2d(1, 2, 3, bias=False), norse.LIFBoxCell()), (1, 1, 5, 5), "export"
+        flat = norse.SequentialState(nn.Conv2d(1, 2, 3), norse.LIFBoxCell(), nn.Flatten(), nn.Linear(18, 2))
+        yield flat, (1, 1, 5, 5), "no node for modules"
     if FRAMEWORK == "sinabs":
         import sinabs.activation as activation
         import sinabs.layers as sl
