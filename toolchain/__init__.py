@@ -7,7 +7,10 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_PUBLIC = {"from_torch": "toolchain.frontends.torch_modules:from_torch"}
+_PUBLIC = {
+    "from_framework": "toolchain.frameworks:from_framework",
+    "from_torch": "toolchain.frontends.torch_modules:from_torch",
+}
 """Name -> where it is. Looked up when it is used, so that `import toolchain` needs no torch."""
 __all__ = ["__version__", *_PUBLIC]
 

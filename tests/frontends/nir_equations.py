@@ -25,9 +25,13 @@ def evaluate(graph, signal, dt, reset="zero"):
                 return now[name]
             if name in active:
                 return past[name][-1] if name in past else np.zeros(nodes[name].r.shape)
-            if isinstance(nodes[name], nir.Delay) and (late := round(float(np.max(nodes[name].delay)) / dt)):
-                sent = [past[other][t - late] for other in reads[name] if t >= late]
-                now[name] = sum(sent) if sent else np.zeros(nodes[name].delay.shape)
+            if isinstance(nodes[name], nir.Delay) and np.any(nodes[name].delay):
+                # Each entry by itself; what is late by no step at all is of now.
+                steps = np.rint(np.asarray(nodes[name].delay) / dt).astype(int)
+                now[name] = np.zeros(steps.shape)
+                for late in np.unique(steps[steps <= t]):
+                    sent = [past[other][t - late] if late else value(other) for other in reads[name]]
+                    now[name] = np.where(steps == late, sum(sent), now[name])
                 return now[name]
             active.add(name)
             x = sum(value(other) for other in reads[name])

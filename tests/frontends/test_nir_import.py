@@ -13,12 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import hw_targets
 from tests.frontends.nir_equations import evaluate
-from toolchain.backends import physical
+from toolchain.backends import physical, reference
 from toolchain.build import load_build
 from toolchain.cli import run
 from toolchain.errors import SnncError, UsageError
 from toolchain.frontends import load
+from toolchain.pipeline import Options, compile_graph
 
 DT = 2.0**-10
 
@@ -62,7 +64,9 @@ def assert_equal(graph, path, *, dt=DT, reset="zero", samples=3, steps=12, seed=
         sent = trace.spikes[imported.input.name][n].reshape(steps, *shape).astype(float)
         expected = evaluate(graph, sent, dt, reset)
         for p in imported.populations:
-            if p.spiking:
+            if p.name.endswith(".bias"):
+                assert trace.spikes[p.name].all()
+            elif p.spiking:
                 np.testing.assert_array_equal(trace.spikes[p.name][n], expected[p.name].reshape(steps, -1), p.name)
                 fired += int(trace.spikes[p.name][n].sum())
             else:
@@ -107,7 +111,6 @@ def networks(draw):
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     shape = draw(st.sampled_from(((5,), (1, 6, 6), (2, 5, 4), (2, 9))))
     nodes, edges, last = {"in": entry(*shape)}, [], "in"
-    filtered = False
 
     def add(name, node, *sources):
         nodes[name] = node
@@ -122,7 +125,8 @@ def networks(draw):
             draw(wide) if len(shape) == 3 else draw(st.sampled_from(("conv", "flat"))) if len(shape) == 2 else "dense"
         )
         if draw(st.integers(0, 3)) == 0:
-            last = add(f"late{k}", nir.Delay(np.full(shape, draw(st.integers(0, 3)) * DT)), last)
+            late = draw(st.sampled_from((0, 1, 2, 3, random.integers(0, 3, shape))))
+            last = add(f"late{k}", nir.Delay(np.broadcast_to(late * DT, shape).copy()), last)
         if kind == "flat":
             start = draw(st.sampled_from((0, 1)))
             last = add(f"flat{k}", nir.Flatten({"input": np.array(shape)}, start, -1), last)
@@ -146,7 +150,6 @@ def networks(draw):
             stride = 1 if padding == "same" else draw(st.sampled_from((1, 2)))
             weight = dyadic(random, outputs, shape[0] // groups, *size)
             bias = np.zeros(outputs) if draw(st.booleans()) else dyadic(random, outputs)
-            filtered = bool(bias.any())
             kind_of = nir.Conv1d if line else nir.Conv2d
             last = add(
                 f"conv{k}", kind_of(shape[1] if line else shape[1:], weight, stride, padding, 1, groups, bias), last
@@ -157,9 +160,6 @@ def networks(draw):
                 *(n if pad is None else (n + 2 * pad - s) // stride + 1 for n, s in zip(shape[1:], size, strict=True)),
             )
         node = draw(neurons(random, shape, readout))
-        if filtered and hasattr(node, "tau_syn"):
-            node.tau_syn = np.full(shape, DT)  # a bias is not filtered on the chip
-        filtered = False
         last = add(f"neurons{k}", node, last)
         if not readout and len(shape) == 1 and draw(st.booleans()):
             add(f"back{k}", nir.Linear(dyadic(random, *shape, *shape)), last)
@@ -373,12 +373,9 @@ LINEAR = nir.Linear(weights(4, 4))
         ((lif(4), LINEAR), r"does not end in neurons"),
         ((LINEAR, nir.LI(*[np.full(4, v) for v in (0.1, 1.0, 0.0)]), LINEAR, lif(4)), r"only the last .* readout"),
         ((nir.Delay(np.full(4, DT / 2)), LINEAR, lif(4)), r"whole number of steps\n.*Delay 'n0'\.delay\n.*0\.5 steps"),
-        ((nir.Delay(np.arange(4) * DT), LINEAR, lif(4)), r"one delay\n.*Delay 'n0'\.delay"),
+        ((nir.Delay(np.arange(4) * 0.75 * DT), LINEAR, lif(4)), r"whole number of steps\n.*Delay 'n0'\.delay"),
+        ((nir.Delay(np.arange(4) * -DT), LINEAR, lif(4)), r"whole number of steps(.|\n)*got: -3 steps"),
         ((nir.Affine(weights(4, 4), weights(3)), lif(4)), r"one bias for each output\n.*Affine 'n0'\.bias"),
-        (
-            (nir.Affine(weights(4, 4), weights(4)), nir.CubaLIF(*[np.full(4, v) for v in (0.1, 0.1, 1.0, 0.0, 1.0)])),
-            r"no synaptic decay(.|\n)*CubaLIF 'n1'",
-        ),
         ((nir.Conv2d((2, 2), weights(1, 1, 2, 2), 1, 0, 1, 1, np.zeros(1)), lif(1)), r"reads a map(.|\n)*Conv2d 'n0'"),
     ],
 )  # fmt: skip
@@ -386,6 +383,26 @@ def test_what_a_chip_cannot_express_is_refused_with_the_node(folder, nodes, word
     path = write(folder, chain(entry(4), *nodes, exit_(4)))
     with pytest.raises(SnncError, match=words):
         load(path, dt=DT)
+
+
+def test_a_bias_passes_through_a_synaptic_decay_as_spikes(folder):
+    """Each sum of a bias that a current keeps is one that a neuron has sent which spikes at every step."""
+    cuba = nir.CubaLIF(*[np.full(4, v) for v in (4 * DT, 8 * DT, 4.0, 0.0, 1.0, 0.0, 2.0)])
+    bias = np.array([0.5, 0.0, -0.25, 0.125], np.float32)
+    path = write(folder, chain(entry(4), nir.Affine(weights(4, 4), bias), cuba, exit_(4)))
+    loaded = load(path, dt=DT, steps=30)
+    assert [(d.code, d.effect) for d in loaded.diagnostics if d.code == "NIR010"] == [("NIR010", "3 synapses")]
+    samples = np.random.default_rng(3).integers(0, 256, (4, 4))
+    program = compile_graph(loaded.graph, hw_targets.load("loihi"), Options()).program
+    assert reference.run(program, samples).spikes["n1.bias"].all()
+    assert physical.run(loaded.graph, samples).spikes["n1"].any()
+
+
+def test_the_rounding_of_a_leak_is_told(folder):
+    path = write(folder, chain(entry(4), LINEAR, lif(4, v_leak=0.1), exit_(4)))
+    (note,) = [d for d in load(path, dt=DT).diagnostics if d.code == "NIR003"]
+    assert note.message.startswith("v_leak: biases rounded")
+    assert note.count == 4
 
 
 def test_a_reset_by_subtraction_has_no_reset_potential(folder):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from toolchain.errors import Diagnostic, UsageError, nearest
@@ -16,7 +16,7 @@ from toolchain.formats.nir import DT_KEY, KEY, read_graph
 from toolchain.formats.nir_tree import read_tree
 from toolchain.frontends import Loaded, layers, nir_time
 from toolchain.frontends.network import Network
-from toolchain.frontends.nir_fields import as_map
+from toolchain.frontends.nir_fields import Fields, as_map
 from toolchain.frontends.nir_neurons import MEMORY
 from toolchain.frontends.nir_nodes import FLAT, KINDS, Around
 from toolchain.frontends.nir_wiring import Wiring, check_loops, order, wiring
@@ -27,6 +27,8 @@ from toolchain.training.data import IMAGES
 STEPS = 32
 """Steps of a sample where nobody says."""
 RESETS = ("zero", "subtract")
+Measured = Callable[[Fields, tuple[str, ...], tuple[int, ...]], layers.Node]
+"""Makes the neurons of a node for a shape of what it reads."""
 
 
 def load(
@@ -86,7 +88,7 @@ def load(
     about = {"nir.version": version, DT_KEY: repr(step)}
     if dataset is not None:
         about["dataset"] = dataset
-    graph = _graph(made, step, reset or RESETS[0], coding or "rate", steps or STEPS, Path(file).stem, about)
+    graph = build(made, step, reset or RESETS[0], coding or "rate", steps or STEPS, Path(file).stem, about)
     if dataset is not None and graph.input.size != math.prod(IMAGES[dataset][0]):
         raise UsageError(
             "the network reads samples of another size",
@@ -97,9 +99,21 @@ def load(
     return Loaded(graph, tuple(found))
 
 
-def _graph(
-    made: Wiring, dt: float, reset: str, coding: str, steps: int, name: str, metadata: Mapping[str, str]
+def build(
+    made: Wiring,
+    dt: float,
+    reset: str,
+    coding: str,
+    steps: int,
+    name: str,
+    metadata: Mapping[str, str],
+    measured: Measured | None = None,
 ) -> Graph:
+    """The graph of nodes. measured: makes neurons, where their fields do not count.
+
+    Raises:
+        SnncError: no network that a chip can compute.
+    """
     source, output = _only(made, "Input"), _only(made, "Output")
     if made.reads[source]:
         raise made.refuse("an edge leads into the input", f"Input {source!r}", got=made.reads[source][:4])
@@ -110,7 +124,7 @@ def _graph(
     scale = 1.0 if INPUTS[coding].spiking else 1 / VALUE_MAX
     entry: Input = make_input(coding, source, math.prod(shape), scale=scale)
     network = Network(entry, shape)
-    builder = _Builder(made, network, dt, reset)
+    builder = _Builder(made, network, dt, reset, measured)
     for node in ordered:
         builder.compute(node)
     last = builder.resolved(output)
@@ -140,11 +154,12 @@ def _only(made: Wiring, kind: str) -> str:
 class _Builder:
     """Computes nodes, what they read first."""
 
-    def __init__(self, made: Wiring, network: Network, dt: float, reset: str) -> None:
+    def __init__(self, made: Wiring, network: Network, dt: float, reset: str, measured: Measured | None) -> None:
         self.made = made
         self.network = network
         self.dt = dt
         self.reset = reset
+        self.measured = measured
         self.readers = made.readers
         self.aliases: dict[str, str] = {network.source.name: network.source.name}
 
@@ -196,6 +211,11 @@ class _Builder:
         if fields.kind not in KINDS:
             self._check_wire(node, sources[0])
             self.aliases[node] = sources[0]
+            return
+        if self.measured is not None and fields.kind in MEMORY:
+            shape = self.network.tensors[sources[0]].shape
+            self.network.add(self.measured(fields, (sources[0],), shape))
+            self.aliases[node] = node
             return
         around = Around(self.dt, self.reset, self._flat(self.readers[node]))
         self.network.add(KINDS[fields.kind](fields, (sources[0],), around))

@@ -19,9 +19,10 @@ import numpy as np
 
 from toolchain.errors import SnncError
 from toolchain.frontends import layers
-from toolchain.frontends.network import Network, Tensor
+from toolchain.frontends.network import Network, Tensor, Term, no_offset
 from toolchain.frontends.nir_fields import Fields, Reals, as_map
-from toolchain.ir import LIF
+from toolchain.frontends.operators import Listed
+from toolchain.ir import LIF, Connectivity
 
 MEMORY = {
     "IF": ("r", "v_reset", "v_threshold"),
@@ -53,12 +54,35 @@ class Euler(layers.Neuron):
         if np.ndim(self._each("gain", x.shape)):
             effect = "r dt / tau differs from neuron to neuron"
             self.fields.note("NIR003", "merged into the weights, which are rounded to single precision", x.size, effect)
+        if x.offset.any() and np.any(np.asarray(self.current_decay) != 1.0):
+            x = self._clocked(x, network)
         sent = super().value((x,), network)
         lif, x = network.populations.pop()
         rest = np.broadcast_to(layers.fitted(self.rest, x.shape, f"{self.where}.v_leak"), x.shape).reshape(-1)
-        bias = (x.whole_offset + rest / lif.gain).astype(np.float32)
+        exact = x.whole_offset + rest / lif.gain
+        bias = exact.astype(np.float32)
+        changed = (bias != exact) & (rest != 0)
+        if changed.any():
+            by = float((np.abs(bias[changed] - exact[changed]) / np.abs(exact[changed])).max())
+            effect = f"by {by:.1e} of its value at most"
+            self.fields.note("NIR003", "v_leak: biases rounded to single precision", int(changed.sum()), effect)
         network.populations.append((replace(lif, bias=bias), x))
         return sent
+
+    def _clocked(self, x: Tensor, network: Network) -> Tensor:
+        """x with its biases sent by a neuron that spikes in every step: only spikes pass through a synaptic decay."""
+        name, entry = f"{self.name}.bias", network.source
+        nothing = Connectivity(entry.size, 1, np.zeros(entry.size + 1, np.int64), np.zeros(0, np.int32))
+        clock = LIF(name, 1, 0.5, 1.0, 1.0, 0.0, np.ones(1, np.float32))
+        term = Term(entry.name, Listed(nothing, np.zeros(0)), layer=f"{name}.unused")
+        network.populated(clock, Tensor((1,), (term,), no_offset((1,))))
+        values = x.whole_offset
+        targets = np.flatnonzero(values).astype(np.int32)
+        fan_out = Connectivity(1, x.size, np.array([0, len(targets)], np.int64), targets)
+        effect = f"{len(targets)} synapses"
+        self.fields.note("NIR010", "a neuron was added that spikes in every step and sends the biases", 1, effect)
+        late = Term(name, Listed(fan_out, values[targets]), layer=f"{name}.weights")
+        return replace(x, terms=(*x.terms, late), offset=no_offset(x.shape))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

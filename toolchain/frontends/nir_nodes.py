@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from toolchain.frontends import layers, nir_neurons
-from toolchain.frontends.network import Network, Tensor
+from toolchain.frontends.network import Network, Tensor, Term
 from toolchain.frontends.nir_fields import Fields, as_map
+from toolchain.frontends.operators import Listed, Operator
 
 WHOLE_STEPS = 1e-6
 """A delay may miss a whole number of steps by this part of a step."""
@@ -169,25 +171,52 @@ class Flatten(layers.Node):
 
 def _delay(fields: Fields, inputs: tuple[str, ...], around: Around) -> layers.Node:
     fields.known(("delay",))
-    delay = fields.reals("delay", axes=(0, 1, 2, 3))
-    if (delay != delay.reshape(-1)[0]).any():
-        raise fields.refuse(
-            "a connection has one delay",
-            "delay",
-            got=f"{float(delay.min()):g} to {float(delay.max()):g}",
-            allowed="the same for all",
-            remedy="split the neurons by their delay",
-        )
-    steps = float(delay.reshape(-1)[0]) / around.dt
-    if not 0 <= steps <= DELAY_MAX or abs(steps - round(steps)) > WHOLE_STEPS:
+    steps = as_map(fields.reals("delay", axes=(0, 1, 2, 3))) / around.dt
+    whole = np.rint(steps)
+    if (whole < 0).any() or (whole > DELAY_MAX).any() or (np.abs(steps - whole) > WHOLE_STEPS).any():
+        worst = steps.reshape(-1)[np.argmax(np.abs(steps - whole))] if (whole >= 0).all() else steps.min()
         raise fields.refuse(
             "a delay is a whole number of steps",
             "delay",
-            got=f"{steps:g} steps of {around.dt:g}",
+            got=f"{worst:g} steps of {around.dt:g}",
             allowed=f"0 to {DELAY_MAX} steps",
             remedy="choose another --dt",
         )
-    return layers.Delay(**_common(fields, inputs), steps=round(steps))  # type: ignore[arg-type]
+    if (whole == whole.reshape(-1)[0]).all():
+        return layers.Delay(**_common(fields, inputs), steps=int(whole.reshape(-1)[0]))  # type: ignore[arg-type]
+    return Delays(**_common(fields, inputs), steps=whole.astype(np.int64))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Delays(layers.Node):
+    """What each entry of its input was some steps ago: a connection for each number of steps.
+
+    steps: whole numbers that broadcast to the axes of the input.
+    """
+
+    steps: NDArray[np.int64]
+
+    def value(self, inputs: Sequence[Tensor], network: Network) -> Tensor:
+        (x,) = inputs
+        each = layers.fitted(self.steps.astype(np.float64), x.shape, f"{self.where}.delay")
+        each = np.broadcast_to(each, x.shape).reshape(-1)
+        terms: list[Term] = []
+        for steps in np.unique(each):
+            late = layers.Delay(name=self.name, inputs=self.inputs, place=self.place, steps=int(steps))
+            part = network.mapped(x, partial(_some, targets=each == steps, where=self.where), self.where)
+            offset = np.where((each == steps).reshape(x.shape), x.offset, 0.0) if x.offset.any() else x.offset
+            terms += late.value((replace(x, terms=part, offset=offset),), network).terms
+        network.check_terms((replace(x, terms=tuple(terms)),), self.where)
+        return replace(x, terms=tuple(terms))
+
+
+def _some(operator: Operator, targets: NDArray[np.bool_], where: str) -> Operator:
+    """The synapses that lead to these targets."""
+    listed = operator.listed(where)
+    pattern, there = listed.pattern, targets[listed.pattern.targets]
+    before = np.concatenate([[0], np.cumsum(there, dtype=np.int64)])
+    some = replace(pattern, indptr=before[pattern.indptr], targets=pattern.targets[there])
+    return Listed(some, listed.values[there])
 
 
 def _threshold(fields: Fields, inputs: tuple[str, ...], around: Around) -> layers.Node:

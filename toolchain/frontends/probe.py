@@ -53,7 +53,7 @@ SEQUENCES, LENGTH = 2, 12
 
 
 class Steps(Protocol):
-    """Neurons that are not known."""
+    """Neurons that are not known. Those that take a whole sequence at once may have `run(x)` for x (T, batch, ...)."""
 
     def reset(self) -> None:
         """Forget everything: the next step is the first of a sample."""
@@ -176,7 +176,8 @@ def probe_membrane(neurons: Steps, shape: Sequence[int], *, where: str) -> Membr
 
 def _stepped(neurons: Steps, x: Values) -> Values:
     neurons.reset()
-    return np.stack([neurons.step(step) for step in x])
+    whole = getattr(neurons, "run", None)
+    return np.stack([neurons.step(step) for step in x]) if whole is None else np.asarray(whole(x))
 
 
 class _Probe:
