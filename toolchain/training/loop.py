@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from toolchain.errors import Diagnostic, Interrupted, SnncError
 from toolchain.files import write_text
-from toolchain.training import augment, checkpoint, evaluate, memory, precision, progress, quantise
+from toolchain.training import augment, checkpoint, evaluate, memory, precision, progress, quantise, slopes
 from toolchain.training.data import Dataset, load
 from toolchain.training.layers import Weights
 from toolchain.training.methods import Clock, Run
@@ -69,6 +69,7 @@ def train(
     recipe = _with_precision(recipe)
     dataset = load(recipe.data.dataset, data_dir)
     folder = _prepare(Path(out_dir), resume)
+    recipe = _with_slope(recipe, dataset, Recipe.load(folder / "recipe.toml") if resume else None)
     session = Session(recipe, dataset, folder)
     if resume:
         session.restore()
@@ -86,6 +87,14 @@ def train(
 def _with_precision(recipe: Recipe) -> Recipe:
     chosen = precision.resolve(recipe.train.precision)
     return replace(recipe, train=replace(recipe.train, precision=chosen))
+
+
+def _with_slope(recipe: Recipe, dataset: Dataset, before: Recipe | None) -> Recipe:
+    """The recipe with a number where the slope is chosen by us: that of the run before, or a new one."""
+    if recipe.network.slope != "auto":
+        return recipe
+    slope = before.network.slope if before is not None else slopes.choose(recipe, dataset)
+    return replace(recipe, network=replace(recipe.network, slope=slope))
 
 
 def _prepare(folder: Path, resume: bool) -> Path:
@@ -174,7 +183,7 @@ class Session:
         self.method: Run = recipe.method.start(self.network, total_steps=self.total, weight_decay=options.weight_decay)
         self.dtype = precision.DTYPES[options.precision]
         self.step = 0
-        self.seconds = 0.0
+        self.seconds = self.data_seconds = 0.0
         self.loss_sum = 0.0
         self.samples_seen = 0
         self.shrunk = 0
@@ -245,7 +254,9 @@ class Session:
             self._fold()
         if self.recipe.quantise.aware and not self.network.normed and self._refit(was_frozen):
             self.network.fit_grids()
+        began = time.perf_counter()
         x, y = self._batch()
+        self.data_seconds += time.perf_counter() - began
         rates = self.network.rates(self.network(x, self.dtype, self._generator(DROPOUT, self.step)))
         loss = loss_of(self.recipe.train, rates, y)
         value = float(loss.detach())
@@ -281,6 +292,8 @@ class Session:
             if layer.normed:
                 factors = layer.fold()
                 self.method.rescale(index, factors)
+        if self.method.frozen:
+            self.network.compact(self.method.masks())
 
     def _end_epoch(self) -> dict[str, Any]:
         if self.step == self.total:
@@ -301,7 +314,7 @@ class Session:
         }
         if self.epoch % self.recipe.train.evaluate_every == 0 and self.step < self.total:
             record["accuracy"] = evaluate.accuracy(self.network, self.test_x, self.test_y)
-        record["seconds"] = round(self.seconds, 3)
+        record["seconds"], record["data_seconds"] = round(self.seconds, 3), round(self.data_seconds, 3)
         self.loss_sum, self.samples_seen = 0.0, 0
         self.records.append(record)
         return record
@@ -351,6 +364,7 @@ class Session:
                 "recipe": self.recipe.to_dict(),
                 "step": self.step,
                 "seconds": self.seconds,
+                "data_seconds": self.data_seconds,
                 "loss_sum": self.loss_sum,
                 "samples_seen": self.samples_seen,
                 "shrunk": self.shrunk,
@@ -387,7 +401,7 @@ class Session:
         for layer, normed, grid in zip(self.network.layers, state["normed"], state["grids"], strict=True):
             layer.normed = normed
             layer.grid = None if grid is None else quantise.Grid(**grid)
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.step, self.seconds, self.data_seconds = state["step"], state["seconds"], state["data_seconds"]
         self.loss_sum, self.samples_seen = state["loss_sum"], state["samples_seen"]
         if self.method.frozen:
             self.network.compact(self.method.masks())
@@ -397,10 +411,12 @@ class Session:
         """Measure the trained network as deployed and write the model."""
         masks = self.method.masks()
         metrics = evaluate.figures(self.network, masks, self.test_x, self.test_y)
-        metrics["seconds"] = round(self.seconds, 3)
         metrics["precision"] = self.recipe.train.precision
-        diagnostics = self._diagnostics(masks)
         checkpoint.save(self.folder / "model.pt", checkpoint.model(self.network, masks, metrics))
+        # Not in the model: equal trainings make equal files.
+        metrics["seconds"] = round(self.seconds, 3)
+        metrics["data_share"] = round(self.data_seconds / self.seconds, 4) if self.seconds else 0.0
+        diagnostics = self._diagnostics(masks)
         self._write_metrics([*self.records, {"final": True, **metrics, "diagnostics": [str(d) for d in diagnostics]}])
         return TrainResult(self.folder / "model.pt", self.recipe, metrics, diagnostics)
 

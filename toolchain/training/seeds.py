@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-ORDER, AUGMENT, DROPOUT, REWIRING = 1, 2, 3, 4
+ORDER, AUGMENT, DROPOUT, REWIRING, SLOPE = 1, 2, 3, 4, 5
 """Purposes of random numbers."""
 
 
