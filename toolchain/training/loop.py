@@ -69,7 +69,7 @@ def train(
     recipe = _with_precision(recipe)
     dataset = load(recipe.data.dataset, data_dir)
     folder = _prepare(Path(out_dir), resume)
-    recipe = _with_slope(recipe, dataset, Recipe.load(folder / "recipe.toml") if resume else None)
+    recipe = _with_slope(recipe, dataset, folder / "recipe.toml" if resume else None)
     session = Session(recipe, dataset, folder)
     if resume:
         session.restore()
@@ -89,11 +89,11 @@ def _with_precision(recipe: Recipe) -> Recipe:
     return replace(recipe, train=replace(recipe.train, precision=chosen))
 
 
-def _with_slope(recipe: Recipe, dataset: Dataset, before: Recipe | None) -> Recipe:
-    """The recipe with a number where the slope is chosen by us: that of the run before, or a new one."""
+def _with_slope(recipe: Recipe, dataset: Dataset, before: Path | None) -> Recipe:
+    """The recipe with a number where the slope is chosen by us: that of the recipe of the run before, or a new one."""
     if recipe.network.slope != "auto":
         return recipe
-    slope = before.network.slope if before is not None else slopes.choose(recipe, dataset)
+    slope = slopes.choose(recipe, dataset) if before is None else Recipe.load(before).network.slope
     return replace(recipe, network=replace(recipe.network, slope=slope))
 
 
