@@ -112,6 +112,15 @@ def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
 # ------------------------------------------------------------------------------------------------ train
 
 
+class Slope(click.ParamType):
+    """A number, or the word that asks for one to be chosen."""
+
+    name = "number|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        return value if value == "auto" else float(click.FLOAT.convert(value, param, ctx))
+
+
 @cli.command()
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--data", "data_dir", type=click.Path(path_type=Path), help="Folder with the data set's files.")
@@ -122,6 +131,8 @@ def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
 @click.option("--seed", type=int, help="Seed of weights, order and augmentation (default: the recipe's).")
 @click.option("--quantise-aware/--float", "quantise_aware", default=None, help="Train in the chip's arithmetic.")
 @click.option("--bits", type=int, help="Weight bits of quantise-aware training.")
+@click.option("--surrogate", help="What stands for a spike's derivative (docs/training.md).")
+@click.option("--surrogate-slope", "slope", type=Slope(), help='Its slope, or "auto": level gradients at the start.')
 @click.option("--resume", is_flag=True, help="Continue from the checkpoint in the output folder.")
 @click.option("--device", default="auto", show_default=True, help="cpu or cuda; auto is a GPU where torch has one.")
 @click.option(
@@ -143,6 +154,8 @@ def train(
     seed: int | None,
     quantise_aware: bool | None,
     bits: int | None,
+    surrogate: str | None,
+    slope: float | str | None,
     resume: bool,
     device: str,
     checkpoint_every: float,
@@ -160,6 +173,8 @@ def train(
             "seed": seed,
             "quantise.aware": quantise_aware,
             "quantise.bits": bits,
+            "network.surrogate": surrogate,
+            "network.slope": slope,
         },
         data_dir=data_dir,
         out_dir=output,
@@ -186,6 +201,8 @@ def _train(recipe: Path, overrides: dict[str, Any], **options: Any) -> None:
         return
     for diagnostic in result.diagnostics:
         err.print(escape(str(diagnostic)))
+    if resolved.network.slope == "auto":
+        out.print(f"{result.recipe.network.surrogate} surrogate with slope {result.recipe.network.slope:g}, chosen")
     m = result.metrics
     out.print(
         f"accuracy {100 * m['accuracy']:.2f} % (test set, as deployed), connectivity {100 * m['connectivity']:.2f} %, "

@@ -6,13 +6,15 @@ import torch
 
 from toolchain.training.progress import Silent
 
+TIMES = ("seconds", "data_seconds", "data_share")
+
 
 def plain(value):
     """Tensors as nested lists with their type, so that == compares every bit's value."""
     if isinstance(value, torch.Tensor):
         return str(value.dtype), value.tolist()
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items() if key != "seconds"}
+        return {key: plain(item) for key, item in value.items() if key not in TIMES}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     return value

@@ -23,7 +23,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from toolchain.errors import Diagnostic, SnncError, nearest
-from toolchain.formats.nir_tree import Tree
+from toolchain.formats.hdf5_tree import Tree
 from toolchain.frontends import Loaded
 from toolchain.frontends.nir_graph import build
 from toolchain.frontends.nir_neurons import MEMORY, Euler

@@ -110,6 +110,7 @@ class Neurons(Layer):
     reset: str | None = setting(None, choices=("zero", "subtract"))
     refractory: int | None = setting(None, low=0, high=REFRACTORY_LIMIT)
     bias: bool | None = None
+    batch_norm: bool | None = None
     delay: int = setting(0, low=0, high=DELAY_LIMIT)
     recurrent: bool = False
     recurrent_delay: int = setting(1, low=1, high=DELAY_LIMIT + 1)
@@ -141,7 +142,6 @@ class Conv(Neurons):
     padding: int | None = setting(None, low=0)
     dilation: int = setting(1, low=1)
     groups: int = setting(1, low=1)
-    batch_norm: bool | None = None
     recurrent_kernel: int = setting(3, low=1)
 
     @property
@@ -183,6 +183,7 @@ class Dense(Neurons):
     letters: ClassVar[str] = "fc"
 
     units: int = setting(low=1)
+    batch_norm: bool | None = False
 
     def feedback(self) -> Dense:
         return Dense(units=self.units)
@@ -510,7 +511,7 @@ def _planned(name: str, table: Layer, inputs: tuple[str, ...], read: _Sent, netw
     if not isinstance(table, Neurons):
         return layer
     bias = network.bias if table.bias is None else table.bias
-    norm = isinstance(table, Conv) and (network.batch_norm if table.batch_norm is None else table.batch_norm)
+    norm = network.batch_norm if table.batch_norm is None else table.batch_norm
     return replace(layer, neurons=table.options(network), bias=bias or norm, batch_norm=norm)
 
 
@@ -523,7 +524,7 @@ def _tables(network: Network, classes: int, where: str) -> Iterator[tuple[Layer,
             # What it reads is said of the first one; the others read the one before them.
             yield replace(table, inputs=None) if again else table, at
     for units in network.hidden:
-        yield Dense(units=units), f"{where}: [network] hidden"
+        yield Dense(units=units, batch_norm=network.batch_norm), f"{where}: [network] hidden"
     yield Dense(units=classes * network.vote), f"{where}: [network] output layer"
 
 

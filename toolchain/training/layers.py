@@ -237,6 +237,10 @@ class Weights(Stage):
         """Weighted sums (T, B, ...) of payloads."""
         raise NotImplementedError
 
+    def per_step(self, function: Any, x: Tensor, *args: Any, **options: Any) -> Tensor:
+        """A function of (N, outputs, ...) applied to what its neurons get, all steps and samples together."""
+        return over_maps(function, x, *args, **options)
+
     def biased(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """`product`, and a bias (out,) or one a neuron."""
         current = self.product(x, weight)
@@ -288,7 +292,7 @@ class Weights(Stage):
         running = self.norm_mean, self.norm_var
         if distributed.size() > 1:
             return distributed.batch_norm(x, *running, scale, shift, **options)
-        return over_maps(functional.batch_norm, x, *running, scale, shift, training=True, **options)
+        return self.per_step(functional.batch_norm, x, *running, scale, shift, training=True, **options)
 
     def neuron(self) -> neurons.Neuron:
         """The neuron on the scale on which the layer computes."""
@@ -323,6 +327,9 @@ class DenseLayer(Weights):
 
     def product(self, x: Tensor | PeriodicSpikes, weight: Tensor) -> Tensor:
         return x.product(weight) if isinstance(x, PeriodicSpikes) else functional.linear(x, weight)
+
+    def per_step(self, function: Any, x: Tensor, *args: Any, **options: Any) -> Tensor:
+        return cast("Tensor", function(x.flatten(0, 1), *args, **options).unflatten(0, x.shape[:2]))
 
     def everywhere(self, weight: Tensor) -> Tensor:
         return weight.sum(1)

@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from toolchain.errors import Diagnostic, Interrupted, SnncError
 from toolchain.files import remove_unfinished, write_text
-from toolchain.training import augment, checkpoint, distributed, evaluate, memory, precision, progress, quantise
+from toolchain.training import augment, checkpoint, distributed, evaluate, memory, precision, progress, quantise, slopes
 from toolchain.training import device as devices
 from toolchain.training import tensorboard as boards
 from toolchain.training.data import Dataset, load
@@ -80,10 +80,10 @@ def train(
     """
     memory.reuse_freed()
     place = devices.resolve(device)
+    dataset, folder = load(recipe.data.dataset, data_dir), Path(out_dir)
+    recipe = _with_precision(_with_slope(recipe, dataset, folder / "recipe.toml", resume), place)
     with distributed.joined(place), devices.default(place):
-        recipe = _with_precision(recipe, place)
-        dataset = load(recipe.data.dataset, data_dir)
-        folder, first = Path(out_dir), distributed.rank() == 0
+        first = distributed.rank() == 0
         # The others look into the folder once the first one has prepared it.
         begun = distributed.anyone(first and _prepare(folder, resume))
         session = Session(recipe, dataset, folder, place, checkpoint_every)
@@ -108,6 +108,14 @@ def train(
 def _with_precision(recipe: Recipe, device: torch.device) -> Recipe:
     chosen = precision.resolve(recipe.train.precision, device)
     return replace(recipe, train=replace(recipe.train, precision=chosen))
+
+
+def _with_slope(recipe: Recipe, dataset: Dataset, before: Path, resume: bool) -> Recipe:
+    """The recipe with a number where the slope is chosen by us: that of the recipe of the run before, or a new one."""
+    if recipe.network.slope != "auto":
+        return recipe
+    slope = Recipe.load(before).network.slope if resume and before.exists() else slopes.choose(recipe, dataset)
+    return replace(recipe, network=replace(recipe.network, slope=slope))
 
 
 def _prepare(folder: Path, resume: bool) -> bool:
@@ -224,7 +232,7 @@ class Session:
         self.method: Run = recipe.method.start(self.network, total_steps=self.total, weight_decay=options.weight_decay)
         self.dtype = precision.DTYPES[options.precision]
         self.step = 0
-        self.seconds = 0.0
+        self.seconds = self.data_seconds = 0.0
         self.loss_sum = 0.0
         self.samples_seen = 0
         self.shrunk = 0
@@ -306,7 +314,9 @@ class Session:
             self._fold()
         if self.recipe.quantise.aware and not self.network.normed and self._refit(was_frozen):
             self.network.fit_grids()
+        began = time.perf_counter()
         x, y, part, whole = self._batch()
+        self.data_seconds += time.perf_counter() - began
         rates = self.network.rates(self.network(x, self.dtype, self._draws(DROPOUT, part, whole)))
         # The loss of a batch is a mean over its samples; each process adds its own.
         loss = loss_of(self.recipe.train, rates, y) * (len(y) / whole)
@@ -343,6 +353,8 @@ class Session:
             if layer.normed:
                 factors = layer.fold()
                 self.method.rescale(index, factors)
+        if self.method.frozen:
+            self.network.compact(self.method.masks())
 
     def _end_epoch(self) -> dict[str, Any]:
         if self.step == self.total:
@@ -365,7 +377,7 @@ class Session:
         }
         if self.epoch % self.recipe.train.evaluate_every == 0 and self.step < self.total:
             record["accuracy"] = evaluate.accuracy(self.network, self.test_x, self.test_y)
-        record["seconds"] = round(self.seconds, 3)
+        record["seconds"], record["data_seconds"] = round(self.seconds, 3), round(self.data_seconds, 3)
         self.loss_sum, self.samples_seen = 0.0, 0
         self.records.append(record)
         if self.log is not None:
@@ -420,6 +432,7 @@ class Session:
                 "recipe": self.recipe.to_dict(),
                 "step": self.step,
                 "seconds": self.seconds,
+                "data_seconds": self.data_seconds,
                 "loss_sum": self.loss_sum,
                 "samples_seen": self.samples_seen,
                 "shrunk": self.shrunk,
@@ -461,7 +474,7 @@ class Session:
         for layer, normed, grid in zip(self.network.layers, state["normed"], state["grids"], strict=True):
             layer.normed = normed
             layer.grid = None if grid is None else quantise.Grid(**grid)
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.step, self.seconds, self.data_seconds = state["step"], state["seconds"], state["data_seconds"]
         self.loss_sum, self.samples_seen = state["loss_sum"], state["samples_seen"]
         if self.method.frozen:
             self.network.compact(self.method.masks())
@@ -490,12 +503,14 @@ class Session:
         """Measure the trained network as deployed and write the model."""
         masks = self.method.masks()
         metrics = evaluate.figures(self.network, masks, self.test_x, self.test_y)
-        metrics["seconds"] = round(self.seconds, 3)
         metrics["precision"] = self.recipe.train.precision
         if self.extended:
             metrics["extended"] = self.extended
-        diagnostics = self._diagnostics(masks)
         checkpoint.save(self.folder / "model.pt", checkpoint.model(self.network, masks, metrics))
+        # Not in the model: equal trainings make equal files.
+        metrics["seconds"] = round(self.seconds, 3)
+        metrics["data_share"] = round(self.data_seconds / self.seconds, 4) if self.seconds else 0.0
+        diagnostics = self._diagnostics(masks)
         self._write_metrics([*self.records, {"final": True, **metrics, "diagnostics": [str(d) for d in diagnostics]}])
         return TrainResult(self.folder / "model.pt", self.recipe, metrics, diagnostics)
 

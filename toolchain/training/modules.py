@@ -165,11 +165,11 @@ class SpikingNetwork(nn.Module):
         """Leave out of training passes what a final set of synapses never uses; the result is the same, sooner.
 
         A neuron is used when a synapse leads from it to a used one and, unless it has a bias, one leads to it.
-        Only for chains of dense layers and nothing else: the rest is computed whole.
+        Only for chains of dense layers and nothing else, without batch norms: the rest is computed whole.
         """
         dense = len(self.stages) == len(self.layers) and all(isinstance(layer, DenseLayer) for layer in self.layers)
         chain = [(INPUT,), *((stage.name,) for stage in self.stages[:-1])]
-        if not dense or [stage.inputs for stage in self.stages] != chain:
+        if not dense or self.normed or [stage.inputs for stage in self.stages] != chain:
             return
         used = [torch.ones(len(masks[-1]), dtype=torch.bool)]
         for index in reversed(range(len(masks))):

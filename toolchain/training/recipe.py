@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tomli_w
 
@@ -43,12 +43,14 @@ class Network:
     layers: a table for each, of the kinds of `architecture.LAYERS`.  hidden: short for dense layers alone, the neurons
     of each. The output layer is dense and needs no table.  steps: time steps T for each sample.
     neuron, tau, threshold, current_decay, reset, refractory, bias: of all layers that do not say otherwise, see
-    `architecture.NeuronOptions`.  batch_norm: of the convolutions.
+    `architecture.NeuronOptions`.  batch_norm: of the convolutions, and of the layers of `hidden`.
     vote: output neurons for each class, whose spikes are counted together.  readout: the output neurons do not spike;
     their potential, the sum of all that they get, decides.
     init, gain: weights at the start: uniform within 1 / sqrt(inputs), as PyTorch's layers have them, or a rule of
     `initialise.RULES`; times gain. Biases are not affected.
     surrogate, slope: what stands for a spike's derivative, see `surrogates`; without a slope the surrogate's own.
+    `auto` takes the slope with which gradients are level over the layers at the start (`slopes`); the recipe in a run's
+    folder has the number.
     """
 
     hidden: tuple[int, ...] = setting((800,), low=1)
@@ -67,7 +69,7 @@ class Network:
     init: str = setting("uniform", choices=("uniform", "kaiming", "xavier", "orthogonal"))
     gain: float = setting(1.0, above=0.0)
     surrogate: str = setting("arctangent", choices=tuple(SURROGATES))
-    slope: float | None = setting(None, above=0.0)
+    slope: float | Literal["auto"] | None = setting(None, above=0.0, word="auto")
 
 
 @dataclass(frozen=True)

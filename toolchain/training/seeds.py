@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-ORDER, AUGMENT, DROPOUT, REWIRING = 1, 2, 3, 4
+ORDER, AUGMENT, DROPOUT, REWIRING, SLOPE = 1, 2, 3, 4, 5
 """Purposes of random numbers."""
 
 

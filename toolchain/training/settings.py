@@ -25,14 +25,16 @@ def setting(
     kinds: Mapping[str, type] | None = None,
     key: str | None = None,
     single: bool | None = None,
+    word: str | None = None,
 ) -> Any:
     """A dataclass field with its range: low and high belong to it, above and below do not.
 
     kinds: of a list of tables, each with the class that its key `kind` names.  key: what users call it, where that is
-    no name in Python.  single: of a list, whether one item may stand for a list of one.
+    no name in Python.  single: of a list, whether one item may stand for a list of one.  word: a text that may stand
+    there in place of a number.
     """
     limits: dict[str, Any] = {"low": low, "high": high, "above": above, "below": below, "choices": choices}
-    limits |= {"kinds": kinds, "key": key, "single": single}
+    limits |= {"kinds": kinds, "key": key, "single": single, "word": word}
     return field(default=default, metadata={k: v for k, v in limits.items() if v is not None})
 
 
@@ -106,6 +108,8 @@ _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 
 def _checked(value: Any, hint: Any, limits: Mapping[str, Any], where: str) -> Any:
+    if value is not None and value == limits.get("word"):
+        return value
     if get_origin(hint) in (Union, types.UnionType):
         hint = next(part for part in get_args(hint) if part is not type(None))
     if get_origin(hint) is tuple:
@@ -119,7 +123,8 @@ def _checked(value: Any, hint: Any, limits: Mapping[str, Any], where: str) -> An
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value, ok = float(value), True
     if not ok or (hint is float and not math.isfinite(value)):
-        raise SnncError("wrong type of value", where=where, got=repr(value), allowed=_WORDS[hint])
+        words = _WORDS[hint] + (f', or "{limits["word"]}"' if "word" in limits else "")
+        raise SnncError("wrong type of value", where=where, got=repr(value), allowed=words)
     if "choices" in limits and value not in limits["choices"]:
         raise SnncError("unknown choice", where=where, got=repr(value), allowed=nearest(value, limits["choices"]))
     rules = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,6 +52,8 @@ SURROGATES: dict[str, Surrogate] = {
 }
 
 
-def slope_of(name: str, slope: float | None) -> float:
-    """The slope that is asked for, or the surrogate's own."""
+def slope_of(name: str, slope: float | Literal["auto"] | None) -> float:
+    """The slope that is asked for, or the surrogate's own. `auto` has to be chosen before, by `slopes.choose`."""
+    if slope == "auto":
+        raise ValueError("the slope is not chosen yet")
     return SURROGATES[name].slope if slope is None else slope
