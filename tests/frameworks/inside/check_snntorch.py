@@ -54,7 +54,8 @@ def test_leaky(beta, threshold, reset, learned, factor) -> None:
     assert kinds(loaded.graph)[0] == ("1", "zero" if reset == "zero" else "subtract")
 
 
-@given(alpha=decays, beta=decays, reset=st.sampled_from(["subtract", "zero", "none"]), delayed=st.booleans())
+# A current that keeps everything is refused.
+@given(alpha=st.floats(0.05, 0.999), beta=decays, reset=st.sampled_from(["subtract", "zero", "none"]), delayed=st.booleans())
 def test_synaptic(alpha, beta, reset, delayed) -> None:
     delayed = delayed or reset == "subtract"
     lif = snn.Synaptic(alpha=alpha, beta=beta, reset_mechanism=reset, reset_delay=delayed, **HIDDEN)
