@@ -72,9 +72,10 @@ def check_agreement(one, two):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["grad-r", "deep-r"])
-def test_two_processes_agree_with_one(tmp_path, maps, method):
-    recipe = maps.resolve({"method.name": method})
+@pytest.mark.parametrize("options", [{"method.alpha": 1e-3}, {"method.name": "deep-r"}], ids=["grad-r", "deep-r"])
+def test_two_processes_agree_with_one(tmp_path, maps, options):
+    """Grad R with its published alpha: a loop down to 20 % in 14 steps leaves gradients of rounding errors."""
+    recipe = maps.resolve(options)
     assert ended(start_together(recipe, tmp_path / "two", 2)) == [0, 0]
     train(recipe, out_dir=tmp_path / "one", reporter=Silent())
     check_agreement(tmp_path / "one", tmp_path / "two")
