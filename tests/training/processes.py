@@ -10,7 +10,7 @@ from toolchain.training.loop import train
 from toolchain.training.progress import Silent
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["sklearn.datasets", "toolchain.training.loop", "toolchain.training.methods.grad_r"])
+CONTEXT.set_forkserver_preload(["sklearn.datasets", "torch._dynamo", "toolchain.training.loop"])
 
 
 class Begun(Silent):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -27,8 +28,8 @@ LAYERS = [
 ]
 
 
-FEW = {"train.epochs": 2, "train.batch_size": 205, "train.lr": 1e-3, "quantise.aware": False}
-"""14 steps, small ones: Adam's step of a gradient that is nearly 0 has the size of any other, and no exact digit."""
+FEW = {"train.epochs": 1, "train.batch_size": 205, "train.lr": 1e-3, "quantise.aware": False}
+"""7 steps, small ones: Adam's step of a gradient that is nearly 0 has the size of any other, and no exact digit."""
 
 
 @pytest.fixture
@@ -72,18 +73,38 @@ def check_agreement(one, two):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{"method.alpha": 1e-3}, {"method.name": "deep-r"}], ids=["grad-r", "deep-r"])
-def test_two_processes_agree_with_one(tmp_path, maps, options):
-    """Grad R with its published alpha: a loop down to 20 % in 14 steps leaves gradients of rounding errors."""
-    recipe = maps.resolve(options)
+@pytest.mark.parametrize("normed", [False, True])
+def test_gradients_of_two_processes_are_those_of_one(tmp_path, maps, normed, monkeypatch):
+    """Of one step on everything, in a network whose neurons all spike.
+
+    Both sides have our batch norm: torch's sums in float32 are off by 2e-4 here, which spikes turn into 1 % of the
+    gradients. The gradient through a batch norm is a difference of near numbers.
+    """
+    values = maps.resolve({"train.batch_size": 1437, "method.alpha": 1e-3}).to_dict()
+    layers = [{**LAYERS[0], "batch_norm": normed}, *LAYERS[1:]]
+    values["network"] = {"layers": layers, "steps": 3, "threshold": 0.3, "gain": 2.0}
+    recipe = Recipe.from_dict(values)
     assert ended(start_together(recipe, tmp_path / "two", 2)) == [0, 0]
-    train(recipe, out_dir=tmp_path / "one", reporter=Silent())
+    own = SimpleNamespace(size=lambda: 2, batch_norm=distributed.batch_norm)
+    monkeypatch.setattr("toolchain.training.layers.distributed", own)
+    result = train(recipe, out_dir=tmp_path / "one", reporter=Silent(), device="cpu")
+    assert min(result.metrics["spikes_per_neuron"].values()) > 0
+    one, two = (torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("one", "two"))
+    moments, others = (state["method"]["optimiser"]["state"] for state in (one, two))
+    for mine, theirs in zip(moments.values(), others.values(), strict=True):
+        assert float((mine["m"] - theirs["m"]).norm() / mine["m"].norm()) < (1e-3 if normed else 1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_agree_with_one(tmp_path, maps):
+    assert ended(start_together(maps, tmp_path / "two", 2)) == [0, 0]
+    train(maps, out_dir=tmp_path / "one", reporter=Silent(), device="cpu")
     check_agreement(tmp_path / "one", tmp_path / "two")
 
 
 @pytest.mark.slow
 def test_torchrun_starts_the_command(tmp_path, small):
-    """The very command of the documentation, in the chip's integers."""
+    """The very command of the documentation."""
     recipe = small.resolve({"train.epochs": 1, "quantise.aware": False})
     path = tmp_path / "small.toml"
     path.write_text(recipe.to_toml())
