@@ -17,7 +17,7 @@ KILLS = 10
 
 @pytest.mark.slow
 def test_ten_kills_at_random_moments_change_no_bit(tmp_path, small):
-    recipe = small.resolve({"train.epochs": 12})
+    recipe = small.resolve({"train.epochs": 6})
     began = time.monotonic()
     train(recipe, out_dir=tmp_path / "whole", reporter=Silent(), checkpoint_every=0.05)
     length = time.monotonic() - began
