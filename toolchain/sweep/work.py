@@ -149,6 +149,8 @@ def _deploy(job: Job) -> dict[str, Any]:
     if wanted is not None and wanted > len(data.test_x):
         raise SnncError("there are not so many test samples", where="samples", got=wanted, allowed=len(data.test_x))
     figures = {"key": job.values["key"], **_figures(state, facts, data.test_x[:wanted], data.test_y[:wanted])}
+    *_, last = (folder.parent / RUN / "metrics.jsonl").read_text().splitlines()
+    figures["training_seconds"] = json.loads(last)["seconds"]
     figures["build"] = build.write_build(
         state, facts, folder / BUILD, force=(folder / BUILD).exists(), emit_images=False
     )
@@ -182,7 +184,6 @@ def _figures(state: Any, facts: Mapping[str, Any], x: NDArray[Any], y: NDArray[A
         "dense_cores": None if dense is None else dense["cores"],
         "chips": totals["chips"],
         "kib": totals["memory"]["kib"],
-        "training_seconds": float(trained["trained.seconds"]),
     }
 
 

@@ -37,6 +37,8 @@ def joined(device: torch.device) -> Iterator[None]:
     _answered(processes.init_process_group, backend, timeout=TIMEOUT)
     try:
         yield
+        # One that ends while the others still talk takes its end of their connections along, and may be aborted.
+        _answered(processes.barrier)
     finally:
         processes.destroy_process_group()
 
