@@ -134,7 +134,7 @@ class Slope(click.ParamType):
 @click.option("--surrogate", help="What stands for a spike's derivative (docs/training.md).")
 @click.option("--surrogate-slope", "slope", type=Slope(), help='Its slope, or "auto": level gradients at the start.')
 @click.option("--resume", is_flag=True, help="Continue from the checkpoint in the output folder.")
-@click.option("--device", default="auto", show_default=True, help="cpu or cuda; auto is a GPU where torch has one.")
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda; auto is a GPU where torch has one.")
 @click.option(
     "--checkpoint-every",
     type=click.FloatRange(min=0),

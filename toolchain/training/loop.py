@@ -59,7 +59,7 @@ def train(
     out_dir: str | os.PathLike[str],
     resume: bool = False,
     reporter: progress.Reporter | None = None,
-    device: str = "auto",
+    device: str = "cpu",
     checkpoint_every: float = CHECKPOINT_EVERY,
     tensorboard: bool = False,
 ) -> TrainResult | None:

@@ -38,6 +38,8 @@ def dense(*neurons: nn.Module, scale: float = 3.0, bias: bool = True) -> nn.Modu
 
 
 decays = st.floats(0.05, 1.0)
+fading = st.floats(0.05, 0.999)
+"""A synaptic current that keeps everything is refused."""
 
 
 @given(
@@ -54,8 +56,7 @@ def test_leaky(beta, threshold, reset, learned, factor) -> None:
     assert kinds(loaded.graph)[0] == ("1", "zero" if reset == "zero" else "subtract")
 
 
-# A current that keeps everything is refused.
-@given(alpha=st.floats(0.05, 0.999), beta=decays, reset=st.sampled_from(["subtract", "zero", "none"]), delayed=st.booleans())
+@given(alpha=fading, beta=decays, reset=st.sampled_from(["subtract", "zero", "none"]), delayed=st.booleans())
 def test_synaptic(alpha, beta, reset, delayed) -> None:
     delayed = delayed or reset == "subtract"
     lif = snn.Synaptic(alpha=alpha, beta=beta, reset_mechanism=reset, reset_delay=delayed, **HIDDEN)
