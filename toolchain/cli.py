@@ -61,7 +61,12 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
 def main() -> NoReturn:
     """Entry point of the command."""
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if "toolchain.training.distributed" in sys.modules:
+        from toolchain.training import distributed
+
+        distributed.leave(code)
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
