@@ -23,6 +23,8 @@ from toolchain.parallel import cores, in_order
 
 CHUNK_LANES = 1024
 """Steps x samples of a chunk, about: they fill the vector units, and what a layer sends stays in the cache."""
+FEW_SYNAPSES = 50_000
+"""Below so many a chunk is over so soon that what Python does between chunks shows; it then has three times the lanes."""
 WHOLE = 32
 """Samples of a chunk are a multiple of this where there are so many: no vector of the neurons' loop is then cut."""
 LEAST_LANES = 64
@@ -71,7 +73,8 @@ def _chunk_samples(plan: Plan, n: int) -> int:
     steps = plan.program.steps
     fair = max(-(-n // cores()), -(-LEAST_LANES // steps))
     fits = CHUNK_BYTES // (cores() * plan.bytes_per_lane * steps)
-    found = max(1, min(CHUNK_LANES // steps, fair, fits))
+    lanes = CHUNK_LANES if plan.program.n_synapses >= FEW_SYNAPSES else 3 * CHUNK_LANES
+    found = max(1, min(lanes // steps, fair, fits))
     return found if found < WHOLE else found - found % WHOLE
 
 

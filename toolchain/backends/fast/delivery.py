@@ -274,7 +274,10 @@ SET_FRESH = ("gather", "tables")
 
 def spread(function: Callable[[int, int], Any], count: int, parts: int, work: int) -> list[Any]:
     """The function of equal ranges that make up `count` items, on as many threads where there is much work."""
-    cuts = np.linspace(0, count, min(parts, max(count, 1)) + 1).astype(int).tolist()
+    if parts == 1:
+        return [function(0, count)]
+    ranges = min(parts, max(count, 1))
+    cuts = [count * k // ranges for k in range(ranges + 1)]
     return in_order(lambda ends: function(*ends), pairwise(cuts), work)
 
 
