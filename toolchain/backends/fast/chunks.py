@@ -24,7 +24,7 @@ from toolchain.parallel import cores, in_order
 CHUNK_LANES = 1024
 """Steps x samples of a chunk, about: they fill the vector units, and what a layer sends stays in the cache."""
 FEW_SYNAPSES = 50_000
-"""Below so many a chunk is over so soon that what Python does between chunks shows; it then has three times the lanes."""
+"""Below so many a chunk is over so soon that Python between chunks shows; it then has three times the lanes."""
 WHOLE = 32
 """Samples of a chunk are a multiple of this where there are so many: no vector of the neurons' loop is then cut."""
 LEAST_LANES = 64
