@@ -46,7 +46,7 @@ def test_neurons_by_torch_equal_the_compiled_ones(seed, constant, integer, reset
     got = []
     for window in (neurons._Window, neurons._TorchWindow):
         x = current.clone().requires_grad_()
-        spikes = window.apply(x, 7, neuron)
+        spikes = window.apply(x, 7, neuron, dtype)
         (spikes * upstream).sum().backward()
         got.append((spikes.detach(), x.grad))
     (spikes, gradient), (others, other) = got

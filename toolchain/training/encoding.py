@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 import torch
 from torch import Tensor
+
+from toolchain.training import kernels
 
 VALUE_MAX = 255
 
@@ -47,20 +47,17 @@ class PeriodicSpikes:
     """What `rate` sends (T, B, n), by when it comes: a value x spikes in every p-th step, p = threshold // x + 1.
 
     So the sums of step t are those over the inputs of each period p that divides t, counted from 1, and an input takes
-    part in one product whatever the number of its spikes. Most pixels are dark and take part in none.
+    part in one sum whatever the number of its spikes. Most pixels are dark and take part in none.
     """
 
     dtype = torch.float32
 
     def __init__(self, samples: Tensor, steps: int, threshold: int) -> None:
         """samples: uint8 (B, n), on the processor."""
-        values = np.arange(1, VALUE_MAX + 1)
-        periods = torch.from_numpy(np.concatenate([[steps + 1], threshold // values + 1]))[samples.int()]
-        batch, source = (periods <= steps).nonzero(as_tuple=True)
-        rows = (periods[batch, source] - 1) * len(samples) + batch
-        self.steps, self.shape = steps, (steps * len(samples), samples.shape[1])
-        ones = np.ones(len(rows), np.float32)
-        self._matrix = scipy.sparse.coo_array((ones, (rows.numpy(), source.numpy())), shape=self.shape).tocsr()
+        periods = threshold // np.arange(1, VALUE_MAX + 1) + 1
+        periods = np.minimum(np.concatenate([[steps + 1], periods]), steps + 1)
+        self.steps, (self.batch, self.inputs) = steps, samples.shape
+        self.events = kernels.periodic_events(samples.contiguous().numpy(), periods, steps)
 
     def product(self, weight: Tensor) -> Tensor:
         """Weighted sums (T, B, out), float32, for weights (out, n); differentiable by the weights.
@@ -69,42 +66,20 @@ class PeriodicSpikes:
         """
         return _PeriodicProduct.apply(weight, self)
 
-    def by_period(self, weight: Tensor) -> Tensor:
-        """Sums over the inputs of each period, (T, B, out)."""
-        return (_compressed(self._matrix) @ weight.t()).view(self.steps, -1, len(weight))
-
-    def onto_weights(self, gradient: Tensor) -> Tensor:
-        """The gradient by the weights (out, n) from that by the sums of each period (T, B, out)."""
-        return (_compressed(self._matrix.T.tocsr()) @ gradient.flatten(0, 1)).t().contiguous()
-
-
-def _compressed(matrix: Any) -> Tensor:
-    """A matrix of scipy as torch's, with the same memory."""
-    with warnings.catch_warnings():
-        # They say that the format is new and that its indices, which scipy has made here, are not checked.
-        warnings.filterwarnings("ignore", message="Sparse (CSR|invariant)")
-        pointers, columns, values = (torch.from_numpy(part) for part in (matrix.indptr, matrix.indices, matrix.data))
-        return torch.sparse_csr_tensor(pointers, columns, values, size=matrix.shape)
-
 
 class _PeriodicProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, spikes: PeriodicSpikes) -> Tensor:
         ctx.spikes = spikes
-        sums = spikes.by_period(weight)
-        # From the last step to the first: a step's divisors are smaller, so they are still sums of their period alone.
-        for step in range(spikes.steps, 1, -1):
-            for period in range(1, step // 2 + 1):
-                if step % period == 0:
-                    sums[step - 1] += sums[period - 1]
+        sums = torch.empty(spikes.steps, spikes.batch, len(weight))
+        arrays = *spikes.events, weight.detach().contiguous().numpy(), sums.numpy()
+        kernels.split(lambda *part: kernels.periodic_sums(*arrays, *part), len(weight), torch.get_num_threads())
         return sums
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
         spikes: PeriodicSpikes = ctx.spikes
-        gradient = upstream.clone(memory_format=torch.contiguous_format)
-        # The other way: from the first step to the last, a period's multiples are still gradients of their step alone.
-        for period in range(1, spikes.steps // 2 + 1):
-            for step in range(2 * period, spikes.steps + 1, period):
-                gradient[period - 1] += gradient[step - 1]
-        return spikes.onto_weights(gradient), None
+        gradient = torch.empty(upstream.shape[2], spikes.inputs)
+        arrays = *spikes.events, upstream.contiguous().numpy(), gradient.numpy()
+        kernels.split(lambda *part: kernels.periodic_gradient(*arrays, *part), len(gradient), torch.get_num_threads())
+        return gradient, None

@@ -1,4 +1,4 @@
-"""The inner loops of `toolchain.training.neurons`, compiled: a block of neurons stays in the cache for all its steps.
+"""Inner loops of training, compiled. Those of neurons: a block of them stays in the cache for all its steps.
 
 Arrays are (steps, neurons), C order. Numbers of bfloat16 come as the uint16 that they are stored in: a float32 without
 its lower half. All arithmetic is float32, operation by operation, as torch's own would be.
@@ -6,11 +6,14 @@ its lower half. All arithmetic is float32, operation by operation, as torch's ow
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numba
 import numpy as np
+import torch
 
 BLOCK = 1024
 """Neurons at a time: their state and the pieces of one step fit the first level of cache."""
@@ -32,6 +35,28 @@ def inlined(function: Callable[..., Any]) -> Any:
     return _jit(function, inline="always")
 
 
+PARALLEL_FROM = 1 << 16
+"""Numbers from which a second thread is worth starting."""
+
+
+def threads_for(size: int) -> int:
+    """As many as torch has, where there is enough to do."""
+    return torch.get_num_threads() if size >= PARALLEL_FROM else 1
+
+
+def split(kernel: Callable[[int, int], None], size: int, threads: int) -> None:
+    """The kernel over all numbers below size, in as many parts of about the same size as there are threads."""
+    if threads == 1:
+        kernel(0, size)
+        return
+    ends = [size * part // threads for part in range(threads + 1)]
+    jobs = [threading.Thread(target=kernel, args=part) for part in pairwise(ends)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+
+
 @inlined
 def wide(x):  # type: ignore[no-untyped-def]
     """A bfloat16 as float32."""
@@ -46,68 +71,83 @@ def narrow(x):  # type: ignore[no-untyped-def]
     return np.uint16(np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
 
 
+@inlined
+def _potentials(read, current, potential, start, n, v, wait, decay, threshold, integer, soft, refractory):  # type: ignore[no-untyped-def]
+    """Fill potential[:, :n] with the membrane potentials before the spike of the neurons from `start` on."""
+    constant = current.shape[0] == 1
+    v[:n] = 0
+    wait[:n] = 0
+    for t in range(potential.shape[0]):
+        x = current[0 if constant else t, start : start + n]
+        p = potential[t, :n]
+        if integer:
+            for i in range(n):
+                p[i] = np.float32(np.int32(v[i] * decay)) + read(x[i])
+        else:
+            for i in range(n):
+                p[i] = v[i] * decay + read(x[i])
+        if refractory:
+            for i in range(n):
+                if wait[i] > 0:
+                    p[i] = 0
+                wait[i] = refractory if p[i] > threshold else max(wait[i] - 1, 0)
+        if soft:
+            for i in range(n):
+                v[i] = p[i] - threshold if p[i] > threshold else p[i]
+        else:
+            for i in range(n):
+                v[i] = np.float32(0) if p[i] > threshold else p[i]
+
+
 def _forward(read, write):  # type: ignore[no-untyped-def]
-    """The window's forward loop for one type of numbers; `read` and `write` convert from and to float32."""
+    """The window's forward loop; `read` converts currents to float32, `write` spikes from it."""
 
     @compiled
-    def forward(current, potential, spikes, first, last, decay, threshold, integer, soft, refractory):  # type: ignore[no-untyped-def]
-        steps = potential.shape[0]
-        constant = current.shape[0] == 1
+    def forward(current, spikes, first, last, decay, threshold, integer, soft, refractory):  # type: ignore[no-untyped-def]
+        steps = spikes.shape[0]
+        potential = np.empty((steps, BLOCK), np.float32)
         v = np.empty(BLOCK, np.float32)
         wait = np.empty(BLOCK, np.int8)
         one, zero = write(np.float32(1)), write(np.float32(0))
         for start in range(first, last, BLOCK):
             n = min(BLOCK, last - start)
-            v[:n] = 0
-            wait[:n] = 0
+            _potentials(read, current, potential, start, n, v, wait, decay, threshold, integer, soft, refractory)
             for t in range(steps):
-                x = current[0 if constant else t, start : start + n]
-                p = potential[t, start : start + n]
+                p = potential[t, :n]
                 s = spikes[t, start : start + n]
-                if integer:
-                    for i in range(n):
-                        p[i] = np.float32(np.int32(v[i] * decay)) + read(x[i])
-                else:
-                    for i in range(n):
-                        p[i] = v[i] * decay + read(x[i])
-                if refractory:
-                    for i in range(n):
-                        if wait[i] > 0:
-                            p[i] = 0
-                        wait[i] = refractory if p[i] > threshold else max(wait[i] - 1, 0)
-                if soft:
-                    for i in range(n):
-                        v[i] = p[i] - threshold if p[i] > threshold else p[i]
-                else:
-                    for i in range(n):
-                        v[i] = np.float32(0) if p[i] > threshold else p[i]
                 for i in range(n):
                     s[i] = one if p[i] > threshold else zero
 
     return forward
 
 
-def _backward(read, write, below):  # type: ignore[no-untyped-def]
-    """The window's backward loop. below: 1 / surrogate.
+def _backward(read, write, read_current, below):  # type: ignore[no-untyped-def]
+    """The window's backward loop. below: 1 / surrogate; `read` is of the upstream gradient, `write` of the current's.
 
+    The potentials are computed anew from the currents: that is cheaper than to write them to memory and read them.
     `carried` is the gradient by the potential that a step leaves to the next.
     """
 
     @compiled
     def backward(  # type: ignore[no-untyped-def]
-        upstream, potential, gradient, first, last, decay, threshold, unit, slope, soft, refractory
+        current, upstream, gradient, first, last, decay, threshold, integer, soft, refractory, unit, slope
     ):
-        steps = potential.shape[0]
+        steps = upstream.shape[0]
         constant = gradient.shape[0] == 1
+        potential = np.empty((steps, BLOCK), np.float32)
         carried = np.empty(BLOCK, np.float32)
         total = np.empty(BLOCK, np.float32)
+        wait = np.empty(BLOCK, np.int8)
         for start in range(first, last, BLOCK):
             n = min(BLOCK, last - start)
+            _potentials(
+                read_current, current, potential, start, n, total, wait, decay, threshold, integer, soft, refractory
+            )
             carried[:n] = 0
             total[:n] = 0
             for back in range(steps):
                 t = steps - 1 - back
-                p = potential[t, start : start + n]
+                p = potential[t, :n]
                 g = upstream[t, start : start + n]
                 if not soft:
                     # The reset is detached: what was carried past a spike does not flow back through it.
@@ -118,7 +158,7 @@ def _backward(read, write, below):  # type: ignore[no-untyped-def]
                     carried[i] += unit * read(g[i]) / below(distance)
                 for before in range(max(t - refractory, 0), t):
                     for i in range(n):
-                        if potential[before, start + i] > threshold:
+                        if potential[before, i] > threshold:
                             carried[i] = 0
                 if constant:
                     for i in range(n):
@@ -174,12 +214,18 @@ BELOW = {
 }
 """1 over the functions of `surrogates.SURROGATES`."""
 
-FORWARD = {np.dtype(np.float32): _forward(same, same), np.dtype(np.uint16): _forward(wide, narrow)}
+NUMBERS = {np.dtype(np.float32): (same, same), np.dtype(np.uint16): (wide, narrow)}
+"""How each type is read and written."""
+
+FORWARD = {(of, sent): _forward(NUMBERS[of][0], NUMBERS[sent][1]) for of in NUMBERS for sent in NUMBERS}
+"""By the types of currents and spikes."""
 BACKWARD = {
-    (np.dtype(kind), name): _backward(read, write, below)
-    for kind, read, write in ((np.float32, same, same), (np.uint16, wide, narrow))
+    (of, sent, name): _backward(NUMBERS[sent][0], NUMBERS[of][1], NUMBERS[of][0], below)
+    for of in NUMBERS
+    for sent in NUMBERS
     for name, below in BELOW.items()
 }
+"""By the types of currents, whose gradients have the same, and of spikes, and by surrogate."""
 
 
 @compiled
@@ -211,3 +257,155 @@ def exact(current, spikes, first, last, decay, threshold, integer, limit, soft, 
                 s[i] = v[i] > threshold
                 if s[i]:
                     v[i] = v[i] - threshold if soft else 0.0
+
+
+OUTPUTS = 256
+"""Outputs of a dense layer at a time: their weights from all inputs of an image fit the second level of cache."""
+
+
+@inlined
+def _add(onto, x):  # type: ignore[no-untyped-def]
+    for o in range(OUTPUTS):
+        onto[o] += x[o]
+
+
+@compiled
+def periodic_events(samples, periods, steps):  # type: ignore[no-untyped-def]
+    """The inputs of samples (B, n) that spike within `steps`, sample by sample, and their periods.
+
+    periods: of each value.  Returns where the samples begin in the lists (B + 1,), the inputs, their periods.
+    """
+    batch, inputs = samples.shape
+    begins = np.zeros(batch + 1, np.int64)
+    found = np.empty(batch * inputs + 1, np.int32)
+    of = np.empty(batch * inputs + 1, np.int32)
+    count = 0
+    for b in range(batch):
+        for i in range(inputs):
+            # Written in any case: a branch would be guessed wrong at every edge of a digit.
+            period = periods[samples[b, i]]
+            found[count], of[count] = i, period
+            count += 1 if period <= steps else 0
+        begins[b + 1] = count
+    return begins, found[:count], of[:count]
+
+
+@compiled
+def periodic_sums(begins, found, of, weight, sums, first, last):  # type: ignore[no-untyped-def]
+    """Sums (T, B, out) of the outputs first to last, over inputs that spike at every multiple of their period.
+
+    begins, found, of: of `periodic_events`.  weight: (out, n).
+    The sum over the inputs of each period is made once; step t gets those of the periods that divide t.
+    """
+    steps, batch, _ = sums.shape
+    turned = np.empty((weight.shape[1], OUTPUTS), np.float32)
+    own = np.empty((steps + 1, OUTPUTS), np.float32)
+    for start in range(first, last, OUTPUTS):
+        n = min(OUTPUTS, last - start)
+        turned[:, :n] = weight[start : start + n].T
+        for b in range(batch):
+            own[:] = 0
+            for k in range(begins[b], begins[b + 1]):
+                _add(own[of[k]], turned[found[k]])
+            # Downward, so that a divisor's sums are still those of its period alone.
+            for step in range(steps, 0, -1):
+                for period in range(1, step // 2 + 1):
+                    if step % period == 0:
+                        _add(own[step], own[period])
+                sums[step - 1, b, start : start + n] = own[step, :n]
+
+
+@compiled
+def periodic_gradient(begins, found, of, upstream, gradient, first, last):  # type: ignore[no-untyped-def]
+    """The gradient by the weights (out, n) from that by the sums of `periodic_sums`, of the outputs first to last."""
+    steps, batch, _ = upstream.shape
+    turned = np.empty((gradient.shape[1], OUTPUTS), np.float32)
+    own = np.empty((steps + 1, OUTPUTS), np.float32)
+    for start in range(first, last, OUTPUTS):
+        n = min(OUTPUTS, last - start)
+        turned[:] = 0
+        for b in range(batch):
+            for step in range(1, steps + 1):
+                own[step, :n] = upstream[step - 1, b, start : start + n]
+            # Upward, so that a multiple's gradient is still that of its step alone.
+            for period in range(1, steps // 2 + 1):
+                for step in range(2 * period, steps + 1, period):
+                    _add(own[period], own[step])
+            for k in range(begins[b], begins[b + 1]):
+                _add(turned[found[k]], own[of[k]])
+        gradient[start : start + n] = turned[:, :n].T
+
+
+@compiled
+def grad_r(  # type: ignore[no-untyped-def]
+    gradient,
+    theta,
+    sign,
+    m,
+    v,
+    weight,
+    first,
+    last,
+    b1,
+    new1,
+    b2,
+    new2,
+    eta,
+    root,
+    eps,
+    decay,
+    pressure,
+    mu,
+    frozen,
+    floor,
+):
+    """`optimisers.GradR`'s update of the synapses first to last, in one pass over memory.
+
+    new1, new2: 1 - b1 and 1 - b2, of numbers that are not rounded yet.  root: 1 / sqrt(1 - b2**k).
+    decay: what weight decay leaves.  pressure: alpha * eta.
+    Short loops over a block: one long loop over six arrays would not be vectorised.
+    """
+    zero = np.float32(0)
+    change = np.empty(BLOCK, np.float32)
+    for start in range(first, last, BLOCK):
+        n = min(BLOCK, last - start)
+        g, x, s = gradient[start : start + n], theta[start : start + n], sign[start : start + n]
+        mean, square, w = m[start : start + n], v[start : start + n], weight[start : start + n]
+        for i in range(n):
+            mean[i] = b1 * mean[i] + new1 * g[i]
+        for i in range(n):
+            square[i] = b2 * square[i] + new2 * (g[i] * g[i])
+        for i in range(n):
+            change[i] = mean[i] / (np.sqrt(square[i]) * root + eps)
+        for i in range(n):
+            change[i] *= eta * s[i]
+        if frozen:
+            # Dormant synapses rest; living ones stay alive.
+            for i in range(n):
+                moved = max(x[i] * decay - change[i], floor)
+                x[i] = moved if x[i] > zero else x[i]
+        else:
+            for i in range(n):
+                kept = x[i] * decay if x[i] > zero else x[i]
+                change[i] = kept - change[i]
+            for i in range(n):
+                step = pressure if change[i] > mu else zero
+                step = -pressure if change[i] < mu else step
+                x[i] = change[i] - step
+        for i in range(n):
+            w[i] = s[i] * max(x[i], zero)
+
+
+ROUNDING = np.float32(1.5 * 2**23)
+"""Added to a small float32 and taken away again it leaves the nearest integer, ties to even."""
+
+
+@compiled
+def mantissas(weight, step, limit, factor, out, first, last):  # type: ignore[no-untyped-def]
+    """`quantise.mantissas` times factor, in one pass. limit: below 2**22."""
+    zero = np.float32(0)
+    for i in range(first, last):
+        w = weight[i]
+        size = max((min(abs(w) / step, limit) + ROUNDING) - ROUNDING, np.float32(1)) * factor
+        signed = size if w > zero else -size
+        out[i] = zero if w == zero else signed

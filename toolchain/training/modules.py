@@ -199,7 +199,7 @@ class SpikingNetwork(nn.Module):
 
         def compute(stage: Stage, parts: list[Tensor]) -> Tensor:
             x = stage.join(parts)
-            return self._layer(stage, x).to(dtype) if isinstance(stage, Weights) else stage(x, noise)
+            return self._layer(stage, x, dtype).to(dtype) if isinstance(stage, Weights) else stage(x, noise)
 
         x = self._coded(samples, dtype)
         for _, sent in self._through(x, compute):
@@ -209,7 +209,7 @@ class SpikingNetwork(nn.Module):
     def _coded(self, samples: Tensor, dtype: torch.dtype) -> Tensor:
         """What the input sends while training, in the form that is cheapest for the layers that read it."""
         steps = self.recipe.network.steps
-        # Their products are those of sparse matrices of scipy's, on the processor.
+        # Their sums are compiled loops on the processor.
         here = samples.device.type == "cpu"
         if (
             here
@@ -270,7 +270,7 @@ class SpikingNetwork(nn.Module):
         total, votes = outputs.sum(0), self.recipe.network.vote
         return (total if votes == 1 else total.unflatten(1, (self.classes, votes)).sum(2)).argmax(1)
 
-    def _layer(self, layer: Weights, x: Tensor) -> Tensor:
+    def _layer(self, layer: Weights, x: Tensor, dtype: torch.dtype) -> Tensor:
         """What a layer of weights and neurons sends, differentiable."""
         steps, neuron = self.recipe.network.steps, self._neuron(layer)
         weight: Tensor = layer.weight
@@ -289,7 +289,7 @@ class SpikingNetwork(nn.Module):
         if neuron.reset == "none":
             total = current.float().sum(0, keepdim=True)
             return total * (neuron.unit * (1 if len(current) == 1 else 1 / steps))
-        return neurons.run(current, steps, neuron)
+        return neurons.run(current, steps, neuron, dtype)
 
     def _neuron(self, layer: Weights) -> neurons.Neuron:
         """A layer's neuron with the recipe's surrogate."""
@@ -302,7 +302,7 @@ class SpikingNetwork(nn.Module):
         if feedback.grid is None:
             weight = feedback.weight * (1 / layer.neurons.resistance)
         else:
-            weight = quantise.straight_through(feedback.weight, feedback.grid) * feedback.grid.lowest
+            weight = quantise.straight_through(feedback.weight, feedback.grid, feedback.grid.lowest)
         weight = weight.to(sums.dtype)
         steps, kept = self.recipe.network.steps, layer.current_kept
         direct = None if direct is None else direct.float()
@@ -325,18 +325,20 @@ class SpikingNetwork(nn.Module):
             bias = self._bias(layer, weight, bias)
             weight = (weight * (self.scale(layer).scale / tau)).to(x.dtype)
             return self._apart(layer, x, weight, None if bias is None else bias / tau)
-        weight = quantise.straight_through(weight, grid)
-        bias = self._bias(layer, weight * grid.step, bias)
+        # Six bits up is exact in any floating type, and cheaper on the weights than on the currents.
+        on_host = self.on_host(layer)
+        factor = 1 if on_host else grid.lowest
+        weight = quantise.straight_through(weight, grid, factor)
+        bias = self._bias(layer, weight * (grid.step / factor), bias)
         if bias is not None:
             units = bias / (grid.tau * grid.unit)
-            integers = quantise.bias_integers(bias, grid, on_host=self.on_host(layer))
+            integers = quantise.bias_integers(bias, grid, on_host=on_host)
             bias = units + (integers.float() - units).detach()
-        if self.on_host(layer):
+        if on_host:
             total = layer.product(x, weight.to(x.dtype))
             current = quantise.straight_host_sum(total, grid.shift) * 2**quantise.STATE_SHIFT
             return current, bias
-        # Six bits up is exact in any floating type, and cheaper on the weights than on the currents.
-        return self._apart(layer, x, (weight * grid.lowest).to(x.dtype), bias)
+        return self._apart(layer, x, weight.to(x.dtype), bias)
 
     def _apart(self, layer: Weights, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Weighted sums and the bias; together where the current has no memory, which is a pass less."""

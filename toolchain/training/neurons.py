@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,9 +13,6 @@ from torch import Tensor
 
 from toolchain.training import kernels
 from toolchain.training.surrogates import SURROGATES
-
-PARALLEL_FROM = 1 << 16
-"""Neurons from which a second thread is worth starting."""
 
 
 @dataclass(frozen=True)
@@ -41,32 +36,37 @@ class Neuron:
 
 
 class _Window(torch.autograd.Function):
-    """The neuron's steps and their gradients in one node, in compiled loops: one pass over memory each."""
+    """The neuron's steps and their gradients in one node, in compiled loops: one pass over memory each.
+
+    Only the currents are kept for the gradient; see `kernels._backward`.
+    """
 
     @staticmethod
-    def forward(ctx: Any, current: Tensor, steps: int, neuron: Neuron) -> Tensor:
+    def forward(ctx: Any, current: Tensor, steps: int, neuron: Neuron, dtype: torch.dtype) -> Tensor:
         current = current.contiguous()
-        potential = torch.empty((steps, *current.shape[1:]), dtype=torch.float32)
-        spikes = torch.empty(potential.shape, dtype=current.dtype)
-        state = (np.float32(neuron.decay), np.float32(neuron.threshold), neuron.integer)
-        rest = (neuron.reset == "subtract", neuron.refractory)
-        arrays = (_array(current), _array(potential), _array(spikes))
-        _parallel(kernels.FORWARD[arrays[0].dtype], arrays, (*state, *rest))
-        ctx.neuron, ctx.constant = neuron, len(current) == 1
-        ctx.save_for_backward(potential)
+        spikes = torch.empty((steps, *current.shape[1:]), dtype=dtype)
+        arrays = (_array(current), _array(spikes))
+        _parallel(kernels.FORWARD[arrays[0].dtype, arrays[1].dtype], arrays, _values(neuron))
+        ctx.neuron = neuron
+        ctx.save_for_backward(current)
         return spikes
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
-        (potential,) = ctx.saved_tensors
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
+        (current,) = ctx.saved_tensors
         neuron: Neuron = ctx.neuron
-        upstream = upstream.contiguous()
-        gradient = torch.empty((1 if ctx.constant else len(potential), *upstream.shape[1:]), dtype=upstream.dtype)
-        state = (neuron.decay, neuron.threshold, neuron.unit, neuron.slope * neuron.unit)
-        rest = (neuron.reset == "subtract", neuron.refractory)
-        arrays = (_array(upstream), _array(potential), _array(gradient))
-        _parallel(kernels.BACKWARD[arrays[0].dtype, neuron.surrogate], arrays, (*map(np.float32, state), *rest))
-        return gradient, None, None
+        gradient = torch.empty_like(current)
+        arrays = (_array(current), _array(upstream.contiguous()), _array(gradient))
+        kernel = kernels.BACKWARD[arrays[0].dtype, arrays[1].dtype, neuron.surrogate]
+        rest = np.float32(neuron.unit), np.float32(neuron.slope * neuron.unit)
+        _parallel(kernel, arrays, (*_values(neuron), *rest))
+        return gradient, None, None, None
+
+
+def _values(neuron: Neuron) -> tuple[Any, ...]:
+    """What both kernels take of a neuron."""
+    state = (np.float32(neuron.decay), np.float32(neuron.threshold), neuron.integer)
+    return (*state, neuron.reset == "subtract", neuron.refractory)
 
 
 def _array(x: Tensor) -> NDArray[Any]:
@@ -76,32 +76,24 @@ def _array(x: Tensor) -> NDArray[Any]:
 
 
 def _parallel(kernel: Callable[..., None], arrays: tuple[NDArray[Any], ...], values: tuple[Any, ...]) -> None:
-    """The kernel over all neurons, by as many threads as torch has."""
-    size, threads = arrays[0].shape[1], torch.get_num_threads()
-    if threads == 1 or size < PARALLEL_FROM:
-        kernel(*arrays, 0, size, *values)
-        return
-    ends = [size * part // threads for part in range(threads + 1)]
-    jobs = [threading.Thread(target=kernel, args=(*arrays, *part, *values)) for part in pairwise(ends)]
-    for job in jobs:
-        job.start()
-    for job in jobs:
-        job.join()
+    """A neuron kernel over all neurons, by as many threads as torch has."""
+    size = arrays[0].shape[1]
+    kernels.split(lambda *part: kernel(*arrays, *part, *values), size, kernels.threads_for(size))
 
 
 class _TorchWindow(torch.autograd.Function):
     """`_Window` by torch's operations, for tensors that are not on the processor: the same arithmetic step by step."""
 
     @staticmethod
-    def forward(ctx: Any, current: Tensor, steps: int, neuron: Neuron) -> Tensor:
+    def forward(ctx: Any, current: Tensor, steps: int, neuron: Neuron, dtype: torch.dtype) -> Tensor:
         potential = current.new_empty((steps, *current.shape[1:]), dtype=torch.float32)
         spikes = _spikes_of(current, neuron, potential)
-        ctx.neuron, ctx.constant = neuron, len(current) == 1
+        ctx.neuron, ctx.constant, ctx.dtype = neuron, len(current) == 1, current.dtype
         ctx.save_for_backward(potential)
-        return spikes.to(current.dtype)
+        return spikes.to(dtype)
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None, None]:
         (potential,) = ctx.saved_tensors
         neuron: Neuron = ctx.neuron
         carried = torch.zeros_like(potential[0])
@@ -120,7 +112,7 @@ class _TorchWindow(torch.autograd.Function):
             else:
                 gradient[t].copy_(carried)
             carried.mul_(neuron.decay)
-        return total[None].to(upstream.dtype) if ctx.constant else gradient, None, None
+        return (total[None] if ctx.constant else gradient).to(ctx.dtype), None, None, None
 
 
 def _spikes_of(current: Tensor, neuron: Neuron, potential: Tensor, limit: float | None = None) -> Tensor:
@@ -185,13 +177,14 @@ def synapse_exact(current: Tensor, steps: int, kept: float, integer: bool) -> Te
     return current if kept == 0 else _filter(current.double(), steps, kept, integer, torch.float64)
 
 
-def run(current: Tensor, steps: int, neuron: Neuron) -> Tensor:
-    """Spikes (T, B, n) in the current's dtype, differentiable; current (T, B, n), or (1, B, n) for the same each step.
+def run(current: Tensor, steps: int, neuron: Neuron, dtype: torch.dtype | None = None) -> Tensor:
+    """Spikes (T, B, n), differentiable; current (T, B, n), or (1, B, n) for the same each step.
 
-    current: float32 or bfloat16; the potentials are float32 in either case.
+    current: float32 or bfloat16; the potentials are float32 in either case.  dtype: of the spikes, one of those too;
+    that of the current where None.
     """
     window = _Window if current.device.type == "cpu" else _TorchWindow
-    return window.apply(current, steps, neuron)
+    return window.apply(current, steps, neuron, dtype or current.dtype)
 
 
 STATE_LIMIT = float((1 << 23) - 1)

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from toolchain.training import kernels
 
 SUM_LIMIT = (1 << 17) - 1
 """A synaptic sum beyond this magnitude would leave the 24 bits of u once it is shifted by 6."""
@@ -130,18 +133,25 @@ def mantissas(weight: Tensor, grid: Grid) -> Tensor:
 
 class _Straight(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, grid: Grid) -> Tensor:
-        ctx.step = grid.step
-        return mantissas(weight, grid)
+    def forward(ctx: Any, weight: Tensor, grid: Grid, factor: int) -> Tensor:
+        ctx.factor = factor / grid.step
+        if weight.device.type != "cpu":
+            return mantissas(weight, grid) * factor
+        out = torch.empty(weight.shape)
+        flat = weight.detach().contiguous().view(-1)
+        values = np.float32(grid.step), np.float32(grid.limit), np.float32(factor)
+        arrays = flat.numpy(), *values, out.view(-1).numpy()
+        kernels.split(lambda *part: kernels.mantissas(*arrays, *part), len(flat), kernels.threads_for(len(flat)))
+        return out
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
-        return upstream / ctx.step, None
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
+        return upstream * ctx.factor, None, None
 
 
-def straight_through(weight: Tensor, grid: Grid) -> Tensor:
-    """`mantissas`, with the gradient of weight / step."""
-    return _Straight.apply(weight, grid)
+def straight_through(weight: Tensor, grid: Grid, factor: int = 1) -> Tensor:
+    """`mantissas` times factor, with the gradient of weight / step * factor."""
+    return _Straight.apply(weight, grid, factor)
 
 
 class _HostSum(torch.autograd.Function):

@@ -37,8 +37,8 @@ class _Watched(SpikingNetwork):
 
     sent: list[Tensor]
 
-    def _layer(self, layer: Weights, x: Tensor) -> Tensor:
-        spikes = super()._layer(layer, x)
+    def _layer(self, layer: Weights, x: Tensor, dtype: torch.dtype) -> Tensor:
+        spikes = super()._layer(layer, x, dtype)
         spikes.retain_grad()
         self.sent.append(spikes)
         return spikes
