@@ -25,6 +25,11 @@ from toolchain.sweep import plan
         ('targets = ["loihi"]\n[vary]\nseed = [1]', ["a list of its own", "seeds = [...]"]),
         ('targets = ["loihi"]\n[vary]\n"train.epochs" = 3', ["a list of values", "train.epochs"]),
         ('targets = ["loihi"]\n[vary]\n"train.epochs" = [0, -1]', ["refused at every point", "epochs"]),
+        ('targets = ["loihi"]\noptions = 3', ["[options] must be a table", "3"]),
+        ('targets = ["loihi"]\n[options]\ngmp = 3', ["[options.gmp] must be a table", "3"]),
+        ('targets = ["loihi"]\n[options.gmp]\nscope = "network"', ["not swept", "options.gmp", "grad-r"]),
+        ('targets = ["loihi"]\n[options.grad-r]\nalhpa = 1', ["unknown option", "did you mean 'alpha'"]),
+        ('targets = ["loihi"]\n[options.grad-r]\nconnectivity = 0.1', ["set twice", "connectivity"]),
         ("targets = [", ["not valid TOML"]),
     ],
 )
@@ -83,3 +88,11 @@ def test_another_base_recipe_has_other_folders_and_a_longer_file_the_same(tmp_pa
 def test_the_shipped_example():
     sweep = plan.load(Path(__file__).parents[2] / "models" / "sweep_digits.toml")
     assert len(sweep.points) == 8
+
+
+def test_a_method_has_its_own_options_at_every_point(tmp_path):
+    text = 'targets = ["loihi"]\nmethods = ["grad-r", "gmp"]\nconnectivities = [0.5, 0.1]\n'
+    text += '[options.gmp]\nscope = "network"'
+    found = plan.load(write(tmp_path, text)).trainings
+    assert [getattr(t.recipe.method, "scope", None) for t in found] == [None, None, "network", "network"]
+    assert [t.recipe.method.connectivity for t in found] == [0.5, 0.1, 0.5, 0.1]

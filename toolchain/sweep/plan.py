@@ -46,6 +46,7 @@ class SweepFile:
     samples: of the test set that are simulated (all when left out).
     chips, board, cost_model, search: as options of `snnc compile`.
     vary: any other key of a recipe, dotted, with the values that it takes.
+    options: of methods, by their names: what they have in place of their defaults at every point.
     """
 
     recipe: str
@@ -60,6 +61,7 @@ class SweepFile:
     cost_model: str | None = None
     search: str = setting(SEARCHES[0], choices=tuple(SEARCHES))
     vary: Mapping[str, tuple[Any, ...]] = dataclasses.field(default_factory=dict)
+    options: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ def load(path: Path) -> Sweep:
     asked = read(path)
     base = Recipe.load(path.parent / asked.recipe)
     _check_varied(asked, base, str(path))
+    _check_options(asked, base, str(path))
     targets = [_target(name, path) for name in asked.targets]
     names = [target.name for target in targets]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -175,13 +178,15 @@ def read(path: Path) -> SweepFile:
             got=getattr(error, "strerror", None) or str(error),
             remedy="name a TOML file, for example models/sweep_digits.toml",
         ) from None
-    varied = values.pop("vary", {})
-    if not isinstance(varied, Mapping):
-        raise SnncError("[vary] must be a table", where=str(path), got=repr(varied))
+    varied, options = values.pop("vary", {}), values.pop("options", {})
+    _check_table(varied, "vary", path)
+    _check_table(options, "options", path)
+    for name, own in options.items():
+        _check_table(own, f"options.{name}", path)
     for key, value in values.items():
         if isinstance(value, list):
             _check_list(value, f"{path}: {key}")
-    built = build(SweepFile, values, str(path), skip=("vary",), top=True)
+    built = build(SweepFile, values, str(path), skip=("vary", "options"), top=True)
     if not built.targets:
         raise SnncError("no target", where=f"{path}: targets", remedy='for example targets = ["loihi"]')
     flat: dict[str, tuple[Any, ...]] = {}
@@ -191,7 +196,12 @@ def read(path: Path) -> SweepFile:
             raise SnncError("a list of values is needed", where=where, got=repr(value))
         _check_list(value, where)
         flat[key] = tuple(value)
-    return dataclasses.replace(built, vary=flat)
+    return dataclasses.replace(built, vary=flat, options=options)
+
+
+def _check_table(value: Any, name: str, path: Path) -> None:
+    if not isinstance(value, Mapping):
+        raise SnncError(f"[{name}] must be a table", where=str(path), got=repr(value))
 
 
 def _check_list(values: list[Any], where: str) -> None:
@@ -220,6 +230,21 @@ def _check_varied(asked: SweepFile, base: Recipe, where: str) -> None:
             raise SnncError(f"unknown key {key!r}", where=at, allowed=nearest(key, known))
 
 
+def _check_options(asked: SweepFile, base: Recipe, where: str) -> None:
+    """Refuse options of methods that are not swept, that have no such option, or that the sweep itself sets."""
+    swept = asked.methods or (base.method.name,)
+    for name, options in asked.options.items():
+        at = f"{where}: [options.{name}]"
+        if name not in swept:
+            raise SnncError("options of a method that is not swept", where=at, allowed=nearest(name, swept))
+        known = {item.name for item in dataclasses.fields(method_config(name))} - {"connectivity"}
+        for key in options:
+            if key == "connectivity" or f"method.{key}" in asked.vary:
+                raise SnncError(f"{key!r} is set twice", where=at, remedy="the sweep's own list has it already")
+            if key not in known:
+                raise SnncError(f"unknown option {key!r}", where=at, allowed=nearest(key, known))
+
+
 def _target(name: str, path: Path) -> hw_targets.Target:
     beside = path.parent / name
     try:
@@ -239,11 +264,13 @@ def _trainings(asked: SweepFile, base: Recipe) -> tuple[list[tuple[Training, int
         if asked.connectivities and not has:
             notes[f"{method or base.method.name} has no connectivity: one point for all of them"] = None
         connectivities = asked.connectivities if has else ()
+        options = asked.options.get(method or base.method.name, {})
+        own = {f"method.{key}": value for key, value in options.items()}
         for values in itertools.product(*asked.vary.values()):
             varied = dict(zip(asked.vary, values, strict=True))
             grid = itertools.product(connectivities or (None,), asked.bits or (None,), asked.seeds or (None,))
             for connectivity, bits, seed in grid:
-                overrides = {"method.name": method, "method.connectivity": connectivity, **varied, "seed": seed}
+                overrides = {"method.name": method, "method.connectivity": connectivity, **own, **varied, "seed": seed}
                 training, rounded, left_out = _training(base, overrides, bits)
                 found.append((known.setdefault(training.label, training), rounded))
                 if left_out:
