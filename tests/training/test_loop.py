@@ -206,6 +206,20 @@ def test_losses(loss):
     assert value == pytest.approx(expected[loss])
 
 
+@pytest.mark.parametrize("loss", ["mse", "cross-entropy"])
+def test_label_smoothing_mixes_the_label_with_all_classes_alike(loss):
+    """0.2 of 4 classes: 0.85 for the label and 0.05 for each other, written out by hand."""
+    rates = torch.tensor([[0.5, 0.25, 0.0, 1.0]])
+    options = Train(loss=loss, loss_scale=2.0, label_smoothing=0.2)
+    target = torch.tensor([0.05, 0.85, 0.05, 0.05])
+    logits = 2.0 * rates[0]
+    by_hand = {
+        "mse": ((rates[0] - target) ** 2).mean(),
+        "cross-entropy": -(target * (logits - logits.exp().sum().log())).sum(),
+    }
+    torch.testing.assert_close(loss_of(options, rates, torch.tensor([1])), by_hand[loss])
+
+
 def test_learning_rates():
     assert learning_rates(Train(epochs=2, lr=0.1), 2) == (0.1, 0.1, 0.1, 0.1)
     rates = learning_rates(Train(epochs=4, lr=1.0, warmup=1, schedule="cosine", final_lr=0.1), 2)
