@@ -372,6 +372,54 @@ def test_data_that_is_not_there(snnc, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+SMALL = """
+name = "small"
+[data]
+dataset = "digits"
+[network]
+hidden = [16]
+steps = 2
+[train]
+epochs = 1
+"""
+
+
+def test_training_from_the_command_to_the_pictures(snnc, tmp_path):
+    recipe, run = tmp_path / "small.toml", tmp_path / "run"
+    recipe.write_text(SMALL)
+    train = ("train", recipe, "-o", run, "--surrogate", "fast-sigmoid", "--method", "set", "--connectivity", 0.3)
+    assert snnc(*train, "--surrogate-slope", 5) == 0, snnc.err
+    resolved = (run / "recipe.toml").read_text()
+    for line in ('surrogate = "fast-sigmoid"', "slope = 5.0", 'name = "set"', "connectivity = 0.3"):
+        assert line in resolved, resolved
+
+    assert snnc("train", run / "recipe.toml", "-o", run, "--resume", "--epochs", 3) == 0, snnc.err
+    assert "TRN004" in snnc.out + snnc.err
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 4
+    assert snnc("plot", run, "-o", tmp_path / "pictures") == 0, snnc.err
+    assert sorted(path.suffix for path in (tmp_path / "pictures").iterdir()) == [".png"] * 3
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--surrogate", "arctan"), ("surrogate", "did you mean 'arctangent'")),
+        (("--surrogate-slope", "steep"), ("--surrogate-slope", "steep")),
+        (("--surrogate-slope", "-1"), ("slope", "-1")),
+        (("--surrogate-slope", "auto"), ("comparing hidden layers", "one hidden layer")),
+        (("--device", "tpu"), ("--device", "tpu")),
+        (("--epochs", "0"), ("epochs", "0")),
+        (("--checkpoint-every", "-1"), ("--checkpoint-every",)),
+    ],
+)
+def test_options_of_training_that_are_refused(snnc, tmp_path, options, says):
+    (tmp_path / "small.toml").write_text(SMALL)
+    assert snnc("train", tmp_path / "small.toml", "-o", tmp_path / "run", *options) in (1, 2)
+    for words in says:
+        assert words in snnc.err, snnc.err
+    assert not (tmp_path / "run").exists()
+
+
 def test_targets_need_no_torch():
     code = "import sys; sys.modules['torch'] = None\nfrom toolchain import cli; sys.exit(cli.run(['targets', 'loihi']))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
