@@ -6,6 +6,7 @@ its lower half. All arithmetic is float32, operation by operation, as torch's ow
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from itertools import pairwise
@@ -22,9 +23,9 @@ BLOCK = 1024
 def _jit(function: Callable[..., Any], **options: Any) -> Any:
     """Compiled, and kept on disk where there is a folder for it; else compiled anew by every process."""
     try:
-        return numba.njit(cache=True, nogil=True, **options)(function)
+        return numba.njit(cache=True, nogil=True, error_model="numpy", **options)(function)
     except RuntimeError:
-        return numba.njit(nogil=True, **options)(function)
+        return numba.njit(nogil=True, error_model="numpy", **options)(function)
 
 
 def compiled(function: Callable[..., Any]) -> Any:
@@ -376,7 +377,7 @@ def grad_r(  # type: ignore[no-untyped-def]
         for i in range(n):
             square[i] = b2 * square[i] + new2 * (g[i] * g[i])
         for i in range(n):
-            change[i] = mean[i] / (np.sqrt(square[i]) * root + eps)
+            change[i] = mean[i] / (math.sqrt(square[i]) * root + eps)
         for i in range(n):
             change[i] *= eta * s[i]
         if frozen:
