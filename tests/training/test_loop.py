@@ -234,9 +234,9 @@ def test_bfloat16_trains_and_is_not_used_where_it_is_slow(tmp_path, small, monke
     recipe = small.resolve({"train.precision": "bfloat16", "train.epochs": 12})
     result = train(recipe, out_dir=tmp_path / "run", reporter=Silent())
     assert result.metrics["accuracy"] > 0.4
-    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-        monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
-    assert precision.resolve("auto") == "float32"
+    for tiles, chosen in ((False, "float32"), (True, "bfloat16")):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda tiles=tiles: tiles, raising=False)
+        assert precision.resolve("auto") == chosen
     assert precision.resolve("bfloat16") == "bfloat16"
 
 
