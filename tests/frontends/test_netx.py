@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import h5py
@@ -22,9 +23,9 @@ from toolchain.simulation import backend
 FILES = Path(__file__).parents[1] / "data" / "netx"
 KINDS = (
     *("dense", "decays", "delays", "synapse_delays", "recurrent", "conv", "conv_decays"),
-    *("readout", "sums", "biases", "signs"),
+    *("readout", "sums", "biases", "signs", "votes", "loops"),
 )
-SLAYER_LAG = {"dense": 2, "decays": 2, "delays": 2, "recurrent": 2, "conv": 3, "pool": 3}
+SLAYER_LAG = {"dense": 2, "decays": 2, "delays": 2, "recurrent": 2, "loops": 3, "conv": 3, "pool": 3}
 """Steps that slayer's layers delay their spikes by."""
 
 
@@ -62,6 +63,17 @@ def test_equals_slayer(name: str) -> None:
     spikes = reference.run(program, record["inputs"][None]).spikes[program.output.name][0]
     assert np.array_equal(spikes[: steps - lag], record["slayer"][lag:])
     assert 0 < record["slayer"].mean() < 1
+
+
+def test_votes_of_a_last_layer_without_neurons_are_the_averages() -> None:
+    """The remedy for slayer's Average, which neither slayer exports nor netx runs."""
+    record = recorded("votes")
+    program = compiled(FILES / "votes.net", len(record["inputs"])).program
+    trace = reference.run(program, record["inputs"][None])
+    group, shift = 4, 6
+    averages = trace.potentials[program.output.name][0] / (group << shift)
+    assert np.array_equal(averages, record["averages"])
+    assert len(set(averages.tolist())) > 1
 
 
 @pytest.mark.parametrize("name", [*KINDS, "pool"])
@@ -148,7 +160,7 @@ REFUSED = {
     "negative delay": ({"layer__0__delay": np.full(20, -1.0)}, ("dense.delay", "0 to 62")),
     "unknown field": ({"layer__0__gain": 3}, ("dense.gain", "unknown field")),
     "unknown register": ({"layer__0__neuron__homeostasis": 3}, ("neuron/homeostasis", "unknown field")),
-    "average": ({"layer__1__type": "average"}, ("layer/1 average.type", "leave the layer out")),
+    "average": ({"layer__1__type": "average"}, ("layer/1 average.type", "nothing says", "Affine(dynamics=False)")),
     "transposed": ({"layer__1__type": "convT"}, ("convT", "transposed")),
     "unknown layer": ({"layer__1__type": "lstm"}, ("lstm.type", "flatten, dense")),
     "no neurons inside": ({"layer__0__neuron": None}, ("dense.neuron", "last layer alone")),
@@ -163,6 +175,37 @@ def test_what_we_cannot_represent_is_refused(tmp_path: Path, case: str) -> None:
         load(changed(tmp_path, "dense", **entries), steps=24)
     for word in words:
         assert word in str(refused.value)
+
+
+UNREAD = {
+    "average": "average.type",
+    "convT": "convT.type",
+    "unpool": "unpool.type",
+    "kwta": "layer/0.type",
+    "conv_delays": "netx leaves them out",
+    "recurrent_delays": "a delay in a recurrent layer",
+    "sigma_delta": "graded spikes",
+}
+"""Files that slayer wrote, as far as it got, and the words with which we refuse them."""
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_what_lava_dl_itself_does_not_run_is_refused(name: str) -> None:
+    with pytest.raises(SnncError) as refused:
+        load(FILES / "unread" / f"{name}.net", steps=24)
+    assert UNREAD[name] in str(refused.value)
+
+
+def test_lava_dl_has_been_asked_about_each() -> None:
+    answers = json.loads((FILES / "unread" / "answers.json").read_text())
+    assert set(answers) == set(UNREAD)
+    run = {name for name, said in answers.items() if said["netx"] == "done"}
+    assert run == {"conv_delays", "sigma_delta"}
+    assert answers["conv_delays"]["delays"] == "left out"
+    assert {name for name, said in answers.items() if said["slayer"] != "done"} == {"average"}
+    page = (FILES.parents[2] / "docs" / "from_lava_dl.md").read_text()
+    for name in ("average", "convT", "unpool"):
+        assert f"| `{answers[name]['netx']}` |" in page
 
 
 def test_refractory_delay_is_the_register(tmp_path: Path) -> None:

@@ -27,12 +27,17 @@ COMMON = ("type", "shape", "weight", "bias", "delay", "neuron")
 DENSE = (*COMMON, "inFeatures", "outFeatures", "weight_rec")
 CONV = (*COMMON, "inChannels", "outChannels", "kernelSize", "stride", "padding", "dilation", "groups")
 REFUSED = {
-    "average": "the mean of groups of neurons is taken outside of the chip: leave the layer out",
-    "convT": "transposed convolutions are no layer of ours",
-    "unpool": "unpooling is a transposed convolution, no layer of ours",
+    "average": "slayer does not export it and netx does not run it, so nothing says what it computes on the chip",
+    "convT": "transposed convolutions are run by no netx and are no layer of ours",
+    "unpool": "unpooling is a transposed convolution, run by no netx and no layer of ours",
     "concat": "netx reads no concatenation",
     "kwta": "neurons that stop each other within a step are no compartments of the chip",
     "dense_comp": "complex weights drive resonators, which are no neurons of ours",
+}
+"""What lava-dl 0.6.0 does with each: tests/data/netx/unread/answers.json."""
+REMEDIES = {
+    "average": "to count votes, let slayer.block.cuba.Affine(dynamics=False) be the last layer, with a weight of one "
+    "from each neuron of a group to the group's output: the sums over the sample are in the ratio of the averages",
 }
 NEURON_REFUSED = {
     "SDNN": "sigma-delta neurons send differences as graded spikes, every step; ours send binary ones",
@@ -62,6 +67,7 @@ class Reader:
                 "type",
                 got=f"{layer.kind}: {REFUSED[layer.kind]}" if layer.kind in REFUSED else layer.kind,
                 allowed=", ".join(KINDS),
+                remedy=REMEDIES.get(layer.kind),
             )
         yield from KINDS[layer.kind](self, layer, last)
 
@@ -96,7 +102,8 @@ class Reader:
                     "delay",
                     got=f"up to {int(delay.max())} steps",
                     allowed=0,
-                    remedy="train without delays: slayer delays what the layer sends, netx what it and its loop read",
+                    remedy="train without delays: slayer delays what the layer sends; netx does not run it, or, where "
+                    "the layer is as wide as what it reads, delays what it and its loop read",
                 )
             back = self._matrix(layer, "weight_rec", outputs, outputs)
             every = np.ones(back.shape, bool)

@@ -2,17 +2,22 @@
 
 Run with Python 3.10 where lava-dl 0.6.0, lava-nc 0.10.0 and torch are installed:
 
-    python make.py          writes NAME.net by slayer's export_hdf5, and NAME.npz
+    python make.py [NAME ...]   writes NAME.net by slayer's export_hdf5, and NAME.npz; of `unread` all of unread/
 
 NAME.npz: `inputs` (steps, input neurons) and `outputs` (steps, output neurons), both 0 or 1, in the order of numbering
 (channel, row, column). Outputs are what netx.hdf5.Network sends in Lava's simulation with tag fixed_pt; step t of the
 output is that of input step t, the steps that layers take being removed. `potentials` are those of the last neurons at
 the end. `slayer` is what slayer's own forward pass computes, a step later for each layer; where there is no entry
-`outputs`, netx has no such layer.
+`outputs`, netx has no such layer. `averages` are what slayer's Average block sends for the same spikes, added up over
+all steps.
+
+unread/: files of layers that we refuse, and in answers.json what slayer's export and netx answered to each.
 """
 
+import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import h5py
@@ -102,6 +107,29 @@ def networks():
         (1, 5, 4),
     )
     yield "signs", Net(B.Dense(CUBA, 12, 20, weight_scale=3), B.Dense(FAST, 20, 6, weight_scale=3)), (12,)
+    yield "votes", Net(B.Dense(CUBA, 12, 20, weight_scale=3), B.Affine(CUBA, 20, 5, dynamics=False)), (12,)
+    yield (
+        "loops",
+        Net(
+            B.Recurrent({**CUBA}, 12, 14, weight_scale=3),
+            B.Dense(CUBA, 14, 10, weight_scale=3, delay=True),
+            B.Recurrent({**FAST}, 10, 5, weight_scale=3),
+        ),
+        (12,),
+    )
+
+
+def unread():
+    """Name -> (network, shape of the input) of what we refuse."""
+    sdnn = {"threshold": 0.1, "activation": torch.nn.functional.relu}
+    entry = B.Input(delay_shift=False)
+    yield "average", Net(B.Dense(CUBA, 12, 20, weight_scale=3), B.Average(5)), (12,)
+    yield "convT", Net(entry, B.ConvT(CUBA, 2, 3, 3, stride=2, weight_scale=3)), (2, 4, 4)
+    yield "unpool", Net(entry, B.Unpool(CUBA, 2, weight_scale=3)), (2, 4, 4)
+    yield "kwta", Net(B.KWTA(CUBA, 12, 6, 3)), (12,)
+    yield "conv_delays", Net(entry, B.Conv(CUBA, 2, 3, 3, weight_scale=3, delay=True)), (2, 4, 4)
+    yield "recurrent_delays", Net(B.Recurrent({**CUBA}, 12, 14, weight_scale=3, delay=True)), (12,)
+    yield "sigma_delta", Net(slayer.block.sigma_delta.Dense(sdnn, 12, 6)), (12,)
 
 
 def changed(name, path):
@@ -119,6 +147,8 @@ def changed(name, path):
             file["layer/1/weight"][:] = -np.abs(file["layer/1/weight"][:]) - 2
             file["layer/1/weight"][0, 0] = -255
             file["layer/1/bias"] = np.array([400, 300, 250, 200, 150, 100], np.float32)
+        if name == "votes":
+            file["layer/1/weight"][:] = np.repeat(np.eye(5, dtype=np.float32), 4, axis=1)
 
 
 def main():
@@ -146,8 +176,12 @@ def main():
         net.export(HERE / f"{name}.net")
         changed(name, HERE / f"{name}.net")
         record = {"inputs": inputs}
-        if name not in ("biases", "signs", "sums", "synapse_delays", "conv_decays"):
+        if name not in ("biases", "signs", "sums", "votes", "synapse_delays", "conv_decays"):
             record["slayer"] = sent.reshape(-1, STEPS).numpy().T
+        if name == "votes":
+            # A step more, as slayer sends a step late.
+            spikes = net.blocks[0](torch.nn.functional.pad(x, (0, 1)))
+            record["averages"] = B.Average(5)(spikes).detach().sum(-1).reshape(-1).numpy()
         try:
             outputs, potentials = simulate(HERE / f"{name}.net", inputs, shape)
             record |= {"outputs": outputs.astype(np.uint8), "potentials": potentials}
@@ -155,6 +189,40 @@ def main():
             print(f"{name}: netx: {error!r}")
         np.savez_compressed(HERE / f"{name}.npz", **record)
         print(name, {key: (value.shape, float(value.mean())) for key, value in record.items()})
+
+
+def answers():
+    """Writes unread/: each file as far as slayer got, and what became of it."""
+    folder = HERE / "unread"
+    folder.mkdir(exist_ok=True)
+    found = {}
+    for number, (name, net, shape) in enumerate(unread()):
+        torch.manual_seed(number)
+        inputs = (np.random.default_rng(number).random((STEPS, int(np.prod(shape)))) < 0.3).astype(np.uint8)
+        with torch.no_grad():
+            net(torch.from_numpy(inputs.T.reshape(1, *shape, STEPS).astype(np.float32)))
+        if getattr(net.blocks[-1], "delay", None) is not None:
+            net.blocks[-1].delay.delay.data += 2.0
+        path = folder / f"{name}.net"
+        found[name] = {"slayer": answer(net.export, path), "netx": answer(simulate, path, inputs, shape)}
+        if name == "conv_delays":
+            # Whether netx reads them: the same with no delay. It keeps files open, so the other is another file.
+            with tempfile.TemporaryDirectory() as other:
+                net.blocks[-1].delay.delay.data.zero_()
+                net.export(Path(other) / path.name)
+                late, at_once = (simulate(file, inputs, shape)[0] for file in (path, Path(other) / path.name))
+            assert at_once.any()
+            found[name]["delays"] = "left out" if np.array_equal(late, at_once) else "read"
+        print(name, found[name])
+    (folder / "answers.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def answer(act, *arguments):
+    try:
+        act(*arguments)
+    except Exception as error:  # whatever it is, it is the answer
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"[:90]
+    return "done"
 
 
 def simulate(path, inputs, shape):
@@ -173,7 +241,8 @@ def simulate(path, inputs, shape):
     try:
         source.run(condition=RunSteps(len(rows)))
         found = sink.data.get()
-        potentials = network.layers[-1].neuron.v.get()
+        neurons = network.layers[-1].neuron
+        potentials = neurons.v.get() if hasattr(neurons, "v") else None
     finally:
         source.stop()
     found = found.transpose(-1, *range(found.ndim - 2, -1, -1)).reshape(len(rows), -1)
@@ -184,3 +253,5 @@ def simulate(path, inputs, shape):
 if __name__ == "__main__":
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     main()
+    if len(sys.argv) == 1 or "unread" in sys.argv:
+        answers()
