@@ -65,7 +65,8 @@ def test_what_is_lost_is_asked_for_and_told(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["graph.pt"], "no format '.pt' to write"),
+        (["graph.net"], "no format '.net' to write"),
+        (["other.pt", "--lossy"], "nothing is lost in a .pt file"),
         (["other.onnx", "--lossy"], "nothing is lost in a .onnx file"),
         (["other.onnx", "--dt", "1"], "a .onnx file says this itself"),
     ],

@@ -418,7 +418,7 @@ def _compile(
 @click.option("--trust", is_flag=True, help="Load a pickled model, which can run any code.")
 @_choices
 def convert(source: Path, target: Path, lossy: bool, force: bool, trust: bool, **choices: Any) -> None:
-    """Convert a model: SOURCE as `snnc compile` reads it, TARGET a .nir or .onnx file; and say what changed."""
+    """Convert a model: SOURCE as `snnc compile` reads it, TARGET a .nir, .onnx or .pt file; and say what changed."""
     from toolchain import convert as conversion
     from toolchain.files import refuse_existing
 

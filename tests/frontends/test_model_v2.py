@@ -262,7 +262,7 @@ def place(number: int) -> str:
         (("input", "shape"), 3, ("input.shape", "must be [n] or [channels, height, width]")),
         (("input", "shape"), [2, 36], ("input.shape", "[channels, height, width]")),
         (("input", "shape"), [2, 6, 0], ("input.shape", "at least 1")),
-        (("input", "shape"), [1 << 20, 1 << 20, 1], ("input.shape", "the input is too large")),
+        (("input", "shape"), [1 << 20, 1 << 20, 1], ("input.shape", "the shape is too large")),
         (("input", "shape"), [3, 6, 6], (place(0), "does not match the channels")),
         (("input", "size"), 72, ("unknown entry", "input.size")),
         (("steps",), 0, ("steps", "at least 1")),

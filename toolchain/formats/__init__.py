@@ -17,5 +17,6 @@ FORMATS: dict[str, dict[str, str]] = {
 WRITERS: dict[str, str] = {
     ".onnx": "toolchain.formats.onnx:write_graph",
     ".nir": "toolchain.formats.nir:write_graph",
+    ".pt": "toolchain.frontends.model_writer:write_graph",
 }
 """Suffix -> what writes a Graph to such a file, as "module:attribute"."""

@@ -23,7 +23,10 @@ from toolchain.ir import Input, make_input
 STEPS_MAX = (1 << 31) - 1
 SEED_MAX = (1 << 64) - 1
 INPUT = "input"
-KEYS = ("format", "version", "name", "seed", "recipe", "versions", "steps", "input", "layers", "metrics")
+KEYS = ("format", "version", "name", "versions", "steps", "input", "layers")
+TRAINED_KEYS = ("seed", "recipe", "metrics")
+"""Where a network was trained; a converted one has its metadata in their place."""
+METADATA = "metadata"
 INPUT_KEYS = ("coding", "scale", "offset")
 INPUT_PARAMETERS: dict[str, dict[str, int | None]] = {
     "rate": {"threshold": None},
@@ -36,11 +39,11 @@ INPUT_PARAMETERS: dict[str, dict[str, int | None]] = {
 ReadShape = Callable[[Entries, Mapping[Any, Any]], tuple[int, ...]]
 ReadLayers = Callable[[Entries, list[Any], list[Diagnostic]], Iterator[Node]]
 
-VERSIONS: dict[int, tuple[str, ReadShape, ReadLayers]] = {
-    1: ("size", model_v1.input_shape, model_v1.read),
-    2: ("shape", model_v2.input_shape, model_v2.read),
+VERSIONS: dict[int, tuple[str, tuple[str, ...], ReadShape, ReadLayers]] = {
+    1: ("size", (), model_v1.input_shape, model_v1.read),
+    2: ("shape", ("name",), model_v2.input_shape, model_v2.read),
 }
-"""Version -> the entry that says how large the input is, what reads it, and what reads the layers."""
+"""Version -> the entry that says how large the input is, what else an input may have, what reads it, and the layers."""
 
 
 def load(path: str | os.PathLike[str], *, trust: bool = False) -> Loaded:
@@ -81,35 +84,38 @@ def _model(entries: Entries, content: dict[Any, Any], diagnostics: list[Diagnost
             allowed=f"up to {max(VERSIONS)}, what snnc {__version__} reads",
             remedy="update snnc",
         )
-    size_key, input_shape, read_layers = VERSIONS[version]
-    entries.require(content, KEYS, "")
-    strange = [str(key)[:40] for key in content if key not in KEYS]
+    size_key, optional, input_shape, read_layers = VERSIONS[version]
+    converted = version >= 2 and METADATA in content
+    keys = (*KEYS, METADATA) if converted else (*KEYS, *TRAINED_KEYS)
+    entries.require(content, keys, "")
+    strange = [str(key)[:40] for key in content if key not in keys]
     if strange:
         message = f"entries without meaning: {', '.join(strange)}"
         diagnostics.append(Diagnostic("MDL002", entries.path, message, len(strange)))
-    source, shape = _input(entries, content, size_key, input_shape)
+    source, shape = _input(entries, content, (size_key, *optional), input_shape)
     layers = content["layers"]
     if not isinstance(layers, list) or not layers:
         raise entries.refuse("there must be at least one layer", "layers", got=type(layers).__name__)
     name = entries.text(content, "name", "")
     steps = entries.whole(content, "steps", "", low=1, high=STEPS_MAX)
-    metadata = _provenance(entries, content, versions)
-    recipe = dict(entries.mapping(content, "recipe", ""))
+    metadata = _metadata(entries, content) if converted else _provenance(entries, content, versions)
+    recipe = {} if converted else dict(entries.mapping(content, "recipe", ""))
     nodes = read_layers(entries, layers, diagnostics)
     loaded = lower(nodes, source, shape, steps, name, metadata, where=f"{entries.path}, layers")
     return Loaded(loaded.graph, loaded.diagnostics, recipe)
 
 
 def _input(
-    entries: Entries, content: dict[Any, Any], size_key: str, input_shape: ReadShape
+    entries: Entries, content: dict[Any, Any], version_keys: tuple[str, ...], input_shape: ReadShape
 ) -> tuple[Input, tuple[int, ...]]:
-    """The input and its axes."""
+    """The input and its axes. version_keys: what this version calls its size, and what else there may be."""
     given = entries.mapping(content, "input", "")
+    size_key, *optional = version_keys
     keys = (size_key, *INPUT_KEYS)
     entries.require(given, keys, "input")
     coding = entries.one_of(given, "coding", "input", INPUT_PARAMETERS)
     own = INPUT_PARAMETERS[coding]
-    entries.known(given, (*keys, *own), "input")
+    entries.known(given, (*keys, *optional, *own), "input")
     entries.require(given, [key for key, default in own.items() if default is None], "input")
     parameters = {
         key: entries.whole(given, key, "input", high=STEPS_MAX) if key in given else int(default or 0)
@@ -120,9 +126,20 @@ def _input(
     if coding != "current" and offset != 0:
         raise entries.refuse("only the coding 'current' has an offset", "input.offset", got=offset, allowed=0)
     scale = entries.number(given, "scale", "input")
-    source = make_input(coding, INPUT, math.prod(shape), None, scale=scale, offset=offset, **parameters)
+    name = entries.text(given, "name", "input") if "name" in given else INPUT
+    source = make_input(coding, name, math.prod(shape), None, scale=scale, offset=offset, **parameters)
     source.verify()
     return source, shape
+
+
+def _metadata(entries: Entries, content: dict[Any, Any]) -> dict[str, str]:
+    """What a converted network had to say of itself."""
+    found = entries.mapping(content, METADATA, "")
+    for key, value in found.items():
+        if not (isinstance(key, str) and isinstance(value, str)):
+            place = f"{METADATA}.{str(key)[:40]}"
+            raise entries.refuse("must be text", place, got=f"{type(key).__name__}: {type(value).__name__}")
+    return dict(found)
 
 
 def _provenance(entries: Entries, content: dict[Any, Any], versions: Mapping[Any, Any]) -> dict[str, str]:

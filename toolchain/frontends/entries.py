@@ -99,10 +99,14 @@ class Entries:
     def pair(self, entries: Mapping[Any, Any], key: str, place: str, low: int) -> tuple[int, int]:
         """Two whole numbers, of the y and of the x axis."""
         value, where = self.entry(entries, key, place)
-        if not isinstance(value, (list, tuple)) or len(value) != 2:
-            raise self.refuse("must be two whole numbers, [y, x]", where, got=shown(value))
-        y, x = (self.whole({"": part}, "", where, low=low, high=EXTENT_MAX) for part in value)
+        y, x = self.two(value, where, "two whole numbers, [y, x]")
+        y, x = (self.whole({"": part}, "", where, low=low, high=EXTENT_MAX) for part in (y, x))
         return y, x
+
+    def two(self, value: object, where: str, what: str) -> tuple[Any, Any]:
+        if not isinstance(value, (list, tuple)) or len(value) != 2:
+            raise self.refuse(f"must be {what}", where, got=shown(value))
+        return value[0], value[1]
 
     def tensor(self, value: object, dtype: torch.dtype, ndim: int, place: str) -> NDArray[Any]:
         """A dense tensor as an array. What all tensors claim together must be in the file."""

@@ -177,6 +177,32 @@ class BatchNorm(Node):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Bias(Node):
+    """y = x + bias, one number for each entry, shape (entries,)."""
+
+    bias: Floats
+
+    def value(self, inputs: Sequence[Tensor], network: Network) -> Tensor:
+        (x,) = inputs
+        if self.bias.shape != (x.size,):
+            raise SnncError(
+                "one number for each entry",
+                where=f"{self.where}.bias",
+                got=self.bias.shape,
+                allowed=f"({x.size},), the entries of {network.described(self.inputs[0])}",
+            )
+        bias = self.bias.reshape(x.shape)
+        return replace(x, offset=_total(x.offset, bias), binary=False)
+
+
+def _total(one: Floats, other: Floats) -> Floats:
+    """The sum; where one of them is nothing, the other as it is, to the sign of its zeros."""
+    if not one.any():
+        return other
+    return one + other if other.any() else one
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Scale(Node):
     """y = factor x + shift, both broadcast to the axes of x."""
 
@@ -449,7 +475,7 @@ class Neuron(Node):
             )
         name = recurrent.layer.name
         late = tuple(replace(t, delay=t.delay + recurrent.delay, layer=t.layer or name) for t in back.terms)
-        return Tensor(x.shape, (*x.terms, *late), x.offset + back.offset)
+        return Tensor(x.shape, (*x.terms, *late), _total(back.offset, x.offset))
 
     def _own(self, x: Tensor) -> Tensor:
         """What the neurons send."""

@@ -13,7 +13,7 @@ import torch
 from toolchain.errors import Diagnostic
 from toolchain.frontends import layers as nodes
 from toolchain.frontends.entries import Entries
-from toolchain.frontends.model_weights import WEIGHT_KEYS, read_weights
+from toolchain.frontends.model_weights import WEIGHT_KEYS, WEIGHT_OPTIONAL, read_weights
 from toolchain.frontends.network import SIZE_LIMIT, TERMS_LIMIT
 from toolchain.ir.neurons import REFRACTORY_LIMIT, RESETS
 
@@ -30,12 +30,16 @@ LIMITS: dict[str, tuple[Callable[[Any], Any], str]] = {
 
 
 def input_shape(entries: Entries, given: Mapping[Any, Any]) -> tuple[int, ...]:
-    shape, where = entries.entry(given, "shape", "input")
+    return _axes(entries, given, "input")
+
+
+def _axes(entries: Entries, given: Mapping[Any, Any], place: str) -> tuple[int, ...]:
+    shape, where = entries.entry(given, "shape", place)
     if not isinstance(shape, (list, tuple)) or len(shape) not in (1, 3):
         raise entries.refuse("must be [n] or [channels, height, width]", where, got=type(shape).__name__)
     axes = tuple(entries.whole({"": axis}, "", where, low=1, high=SIZE_LIMIT) for axis in shape)
     if math.prod(axes) > SIZE_LIMIT:
-        raise entries.refuse("the input is too large", where, got=axes, allowed=f"{SIZE_LIMIT} values")
+        raise entries.refuse("the shape is too large", where, got=axes, allowed=f"{SIZE_LIMIT} values")
     return axes
 
 
@@ -50,7 +54,7 @@ def read(entries: Entries, layers: list[Any], diagnostics: list[Diagnostic]) -> 
         place = f"{place} {name[:80]!r}"
         op = OPS[entries.one_of(layer, "op", place, OPS)]
         entries.require(layer, op.keys, place)
-        entries.known(layer, (*COMMON_KEYS, *op.keys), place)
+        entries.known(layer, (*COMMON_KEYS, *op.keys, *op.optional), place)
         inputs = _inputs(entries, layer, place, op)
         fields = op.read(entries, layer, place, name, diagnostics)
         yield op.node(name=name, inputs=inputs, place=f"{entries.path}, {place}", **fields)
@@ -78,6 +82,7 @@ class _Op:
     read: Reader
     least: int = 1
     most: int = 1
+    optional: tuple[str, ...] = ()
 
 
 def _linear(entries: Entries, layer: Mapping[Any, Any], place: str, name: str, found: list[Diagnostic]) -> dict:
@@ -85,14 +90,24 @@ def _linear(entries: Entries, layer: Mapping[Any, Any], place: str, name: str, f
 
 
 def _conv2d(entries: Entries, layer: Mapping[Any, Any], place: str, name: str, found: list[Diagnostic]) -> dict:
-    y, x = entries.pair(layer, "padding", place, low=0)
     return {
         **read_weights(entries, layer, place, name, 4, found),
         "stride": entries.pair(layer, "stride", place, low=1),
-        "padding": ((y, y), (x, x)),
+        "padding": _padding(entries, layer, place),
         "dilation": entries.pair(layer, "dilation", place, low=1),
         "groups": entries.whole(layer, "groups", place, low=1),
     }
+
+
+def _padding(entries: Entries, layer: Mapping[Any, Any], place: str) -> tuple[nodes.Pair, nodes.Pair]:
+    """[y, x], or [[top, bottom], [left, right]]."""
+    given = layer["padding"]
+    if isinstance(given, (list, tuple)) and given and all(isinstance(sides, (list, tuple)) for sides in given):
+        y, x = entries.two(given, f"{place}.padding", "two pairs, [[top, bottom], [left, right]]")
+        sides = [entries.pair({"": part}, "", f"{place}.padding", low=0) for part in (y, x)]
+        return sides[0], sides[1]
+    y, x = entries.pair(layer, "padding", place, low=0)
+    return (y, y), (x, x)
 
 
 def _batch_norm(entries: Entries, layer: Mapping[Any, Any], place: str, name: str, found: list[Diagnostic]) -> dict:
@@ -110,6 +125,16 @@ def _pool(entries: Entries, layer: Mapping[Any, Any], place: str, name: str, fou
             "more padding than half a window", f"{place}.padding", got=padding, allowed=f"{kernel}, halved"
         )
     return {"kernel": kernel, "stride": entries.pair(layer, "stride", place, low=1), "padding": padding}
+
+
+def _reshape(entries: Entries, layer: Mapping[Any, Any], place: str, name: str, found: list[Diagnostic]) -> dict:
+    return {"shape": _axes(entries, layer, place)}
+
+
+def _bias(entries: Entries, layer: Mapping[Any, Any], place: str, name: str, found: list[Diagnostic]) -> dict:
+    bias = entries.tensor(layer["bias"], torch.float32, 1, f"{place}.bias").astype(np.float64)
+    entries.finite(bias, f"{place}.bias")
+    return {"bias": bias}
 
 
 def _nothing(entries: Entries, layer: Mapping[Any, Any], place: str, name: str, found: list[Diagnostic]) -> dict:
@@ -156,7 +181,7 @@ def _recurrent(entries: Entries, layer: Mapping[Any, Any], place: str, found: li
     """From neurons to themselves: dense, or a convolution of stride 1 that keeps the size of their map."""
     place = f"{place}.recurrent"
     entries.require(layer, RECURRENT_KEYS, place)
-    entries.known(layer, (*RECURRENT_KEYS, "bias"), place)
+    entries.known(layer, (*RECURRENT_KEYS, "bias", *WEIGHT_OPTIONAL), place)
     name = entries.text(layer, "name", place)
     delay = entries.whole(layer, "delay", place, high=DELAY_MAX)
     ndim = layer["weight"].ndim if isinstance(layer["weight"], torch.Tensor) else 2
@@ -170,13 +195,20 @@ def _recurrent(entries: Entries, layer: Mapping[Any, Any], place: str, found: li
 
 
 OPS: dict[str, _Op] = {
-    "linear": _Op(nodes.Linear, WEIGHT_KEYS, _linear),
-    "conv2d": _Op(nodes.Conv2d, (*WEIGHT_KEYS, "stride", "padding", "dilation", "groups"), _conv2d),
+    "linear": _Op(nodes.Linear, WEIGHT_KEYS, _linear, optional=WEIGHT_OPTIONAL),
+    "conv2d": _Op(
+        nodes.Conv2d,
+        (*WEIGHT_KEYS, "stride", "padding", "dilation", "groups"),
+        _conv2d,
+        optional=WEIGHT_OPTIONAL,
+    ),
     "batch_norm": _Op(nodes.BatchNorm, ("scale", "shift"), _batch_norm),
     "sum_pool": _Op(nodes.SumPool, ("kernel", "stride", "padding"), _pool),
     "avg_pool": _Op(nodes.AvgPool, ("kernel", "stride", "padding"), _pool),
     "max_pool": _Op(nodes.MaxPool, ("kernel", "stride", "padding"), _pool),
     "flatten": _Op(nodes.Flatten, (), _nothing),
+    "reshape": _Op(nodes.Reshape, ("shape",), _reshape),
+    "bias": _Op(nodes.Bias, ("bias",), _bias),
     "add": _Op(nodes.Add, (), _nothing, 2, TERMS_LIMIT),
     "concat": _Op(nodes.Concat, (), _nothing, 1, TERMS_LIMIT),
     "delay": _Op(nodes.Delay, ("steps",), _delay),

@@ -10,8 +10,10 @@ import torch
 from toolchain.errors import Diagnostic
 from toolchain.frontends.entries import Entries
 from toolchain.frontends.layers import outside
+from toolchain.ir.graph import EXPONENT_MAX
 
 WEIGHT_KEYS = ("weight", "mask", "bias", "weight_step", "weight_bits")
+WEIGHT_OPTIONAL = ("weight_exponent",)
 
 
 def read_weights(
@@ -38,7 +40,8 @@ def read_weights(
         entries.finite(bias, f"{place}.bias")
     diagnostics.extend(outside(name, weight, mask))
     step, bits = _grid(entries, layer, place)
-    return {"weight": weight, "mask": mask, "bias": bias, "weight_step": step, "weight_bits": bits}
+    grid = {"weight_step": step, "weight_bits": bits, "weight_exponent": _exponent(entries, layer, place)}
+    return {"weight": weight, "mask": mask, "bias": bias, **grid}
 
 
 def _grid(entries: Entries, layer: Mapping[Any, Any], place: str) -> tuple[float | None, int | None]:
@@ -50,3 +53,12 @@ def _grid(entries: Entries, layer: Mapping[Any, Any], place: str) -> tuple[float
     if not step > 0:
         raise entries.refuse("the weight step must be positive", f"{place}.weight_step", got=step)
     return step, entries.whole(layer, "weight_bits", place, low=1, high=8)
+
+
+def _exponent(entries: Entries, layer: Mapping[Any, Any], place: str) -> int | None:
+    """Of weights that were trained in registers."""
+    if layer.get("weight_exponent") is None:
+        return None
+    if layer["weight_step"] is None:
+        raise entries.refuse("a trained exponent needs a trained step", f"{place}.weight_exponent")
+    return entries.whole(layer, "weight_exponent", place, low=0, high=EXPONENT_MAX)
