@@ -59,13 +59,13 @@ def refusal(graph: Graph) -> str | None:
     return None
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(graph=graphs(wide=FEATURES - {"recurrent"}))
 def test_written_and_read_is_equal(path, graph):
     check_round_trip(path, graph)
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(graph=graphs(wide={"recurrent", "delay", "convolution", "readout", "subtract", "refractory"}))
 def test_loops_are_equal_or_refused(path, graph):
     check_round_trip(path, graph)

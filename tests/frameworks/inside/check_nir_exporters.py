@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import numpy as np
+import pages
 import pytest
 import torch
 from torch import nn
@@ -178,11 +177,13 @@ def test_what_no_chip_computes_is_refused():
             toolchain.from_framework(model, torch.zeros(shape), steps=4)
 
 
-def test_the_page():
-    page = (Path(__file__).parents[3] / "docs" / f"from_{FRAMEWORK}.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
-    names: dict[str, object] = {}
-    exec(compile(code, f"from_{FRAMEWORK}.md", "exec"), names)
-    (said,) = re.findall(r"(\d+) of (\d+) predictions", page)
-    assert len(np.unique(names["ours"].decisions)) >= 5  # or agreement would say nothing
-    assert (names["agree"], len(names["images"])) == (int(said[0]), int(said[1]))
+def test_the_page(capsys):
+    name = f"from_{FRAMEWORK}.md"
+    decisions = pages.run(name)["decisions"]
+    chips = {"loihi", "loihi2"}
+    got = pages.check_accuracies(name, capsys.readouterr().out, {FRAMEWORK, "float", *chips})
+    assert np.array_equal(decisions["float"], decisions[FRAMEWORK])
+    assert np.array_equal(decisions["loihi"], decisions["loihi2"])
+    assert got["float"] > 0.8  # or the distance between the two would say nothing
+    for chip in chips:
+        assert got["float"] - got[chip] <= pages.POINTS
