@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import nir
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -101,10 +102,10 @@ def test_networks_of_lava_dl(tmp_path, name):
 
 
 def test_there_and_back_gives_the_same_build(tmp_path, capsys):
-    onnx, nir, model_file = tmp_path / "graph.onnx", tmp_path / "graph.nir", tmp_path / "model.pt"
+    onnx, between, model_file = tmp_path / "graph.onnx", tmp_path / "graph.nir", tmp_path / "model.pt"
     write_onnx(network(weight_bits=8), onnx)
-    assert run(["convert", str(onnx), str(nir), "--dt", "0.001"]) == 0
-    assert run(["convert", str(nir), str(model_file)]) == 0
+    assert run(["convert", str(onnx), str(between), "--dt", "0.001"]) == 0
+    assert run(["convert", str(between), str(model_file)]) == 0
     assert "2 populations, 2 connections" in " ".join(capsys.readouterr().out.split())
     hashes = set()
     for source in (onnx, model_file):
@@ -113,6 +114,23 @@ def test_there_and_back_gives_the_same_build(tmp_path, capsys):
     assert len(hashes) == 1
     assert run(["convert", str(model_file), str(tmp_path / "again.pt")]) == 0
     assert (tmp_path / "again.pt").read_bytes() == model_file.read_bytes()
+
+
+def test_loops_of_nir_in_any_order_of_its_edges(tmp_path):
+    random = np.random.default_rng(0)
+    into, back = (nir.Linear(random.normal(size=(4, n)).astype(np.float32)) for n in (3, 4))
+    neurons = nir.LIF(tau=np.full(4, 2.0), r=np.ones(4), v_leak=np.zeros(4), v_threshold=np.ones(4))
+    ends = {"in": nir.Input({"input": np.array([3])}), "out": nir.Output({"output": np.array([4])})}
+    edges = [("in", "w"), ("w", "lif"), ("lif", "out")]
+    loop = [("lif", "back"), ("back", "lif")]
+    graphs = []
+    for number, order in enumerate((edges + loop, loop + edges)):
+        source, target = tmp_path / "loop.nir", tmp_path / f"{number}.pt"
+        nir.write(source, nir.NIRGraph({**ends, "w": into, "lif": neurons, "back": back}, order))
+        assert run(["convert", str(source), str(target), "--dt", "1"]) == 0
+        graphs.append(load(target).graph)
+    assert [c.name for c in graphs[0].connections] == ["w", "back"]
+    assert list(differences(*graphs)) == []
 
 
 def test_a_module_of_torch(path):

@@ -240,7 +240,8 @@ class Network:
         connections: list[Connection] = []
         taken = {self.source.name, *(lif.name for lif, _ in self.populations)}
         for lif, x in self.populations:
-            for term in x.terms:
+            # Loops last, whatever the order of a file's edges: so model.pt says them, and equal networks are equal.
+            for term in sorted(x.terms, key=lambda term: term.source == lif.name):
                 operator = self._in_one_shape(term, x.shape, lif.name, maps)
                 pattern, weights = operator.synapses(x.shape)
                 connection = Connection(
