@@ -1,6 +1,7 @@
 """The slope that is chosen keeps gradients level, and a deep network trains with it alone."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,6 +40,21 @@ def test_the_chosen_slope_keeps_gradients_level_and_others_do_not(deep, surrogat
     assert narrow[0] <= 0.05 * narrow[-1]
     assert wide[0] > 100 * wide[-1]
     assert abs(probe.growth(slope)) < 0.02
+
+
+@pytest.mark.slow
+def test_twenty_layers_train_with_the_chosen_slope_and_not_with_the_surrogates_own(tmp_path):
+    """The demonstration of docs/training.md, shortened. Chance is a loss of ln 10 = 2.30."""
+    recipe = Recipe.load(Path(__file__).parents[2] / "models" / "digits_deep.toml").resolve({"train.epochs": 8})
+    losses = []
+    for slope in ("auto", slope_of(recipe.network.surrogate, None)):
+        out = tmp_path / str(slope)
+        train(recipe.resolve({"network.slope": slope}), out_dir=out, reporter=Silent())
+        records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        losses.append([record["loss"] for record in records if "loss" in record][-1])
+    with_it, without = losses
+    assert with_it < 1.8
+    assert without > 2.2
 
 
 def test_growth_is_the_slope_of_the_logarithm_over_the_layers(deep, monkeypatch):
