@@ -292,10 +292,20 @@ class SpikingNetwork(nn.Module):
         return neurons.run(current, steps, neuron, dtype)
 
     def _neuron(self, layer: Weights) -> neurons.Neuron:
-        """A layer's neuron with the recipe's surrogate."""
-        options = self.recipe.network
+        """A layer's neuron with the recipe's surrogate, on the scale of `_sums`."""
+        options, unit = self.recipe.network, self._unit(layer)
         slope = slope_of(options.surrogate, options.slope)
-        return replace(layer.neuron(), surrogate=options.surrogate, slope=slope)
+        own = layer.neuron()
+        threshold, unit = own.threshold / unit, own.unit * unit
+        return replace(own, threshold=threshold, unit=unit, surrogate=options.surrogate, slope=slope)
+
+    def _unit(self, layer: Weights) -> float:
+        """Of the potential, in which a layer computes while training in floating point: a weighted sum of 1 moves it
+        by 1, and no pass over the weights is needed to scale them. 1 where more than weighted sums come together.
+        """
+        if layer.grid is not None or layer.normed or layer.feedback is not None:
+            return 1.0
+        return self.scale(layer).scale / layer.neurons.resistance
 
     def _looped(self, layer: Weights, feedback: Weights, sums: Tensor, direct: Tensor | None) -> Tensor:
         """Spikes of neurons that reach each other, step by step, differentiable."""
@@ -312,7 +322,7 @@ class SpikingNetwork(nn.Module):
         return neurons.run_looped(sums.float(), direct, steps, kept, self._neuron(layer), feed)
 
     def _sums(self, layer: Weights, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """What enters a layer's synaptic current, and what passes by it: both on the scale of the potential."""
+        """What enters a layer's synaptic current, and what passes by it: both in the potential's `_unit`."""
         tau = layer.neurons.resistance
         if layer.normed:
             scale = self.scale(layer)
@@ -323,8 +333,10 @@ class SpikingNetwork(nn.Module):
         grid = layer.grid
         if grid is None:
             bias = self._bias(layer, weight, bias)
-            weight = (weight * (self.scale(layer).scale / tau)).to(x.dtype)
-            return self._apart(layer, x, weight, None if bias is None else bias / tau)
+            unit = self._unit(layer)
+            gain = self.scale(layer).scale / tau / unit
+            weight = weight if gain == 1 else weight * gain
+            return self._apart(layer, x, weight.to(x.dtype), None if bias is None else bias / (tau * unit))
         # Six bits up is exact in any floating type, and cheaper on the weights than on the currents.
         on_host = self.on_host(layer)
         factor = 1 if on_host else grid.lowest
