@@ -285,7 +285,7 @@ def _choices(command: Callable[..., None]) -> Callable[..., None]:
             click.option(
                 "--coding", help="How samples enter: rate (NIR's default), spikes (lava-dl's), graded or current."
             ),
-            click.option("--reset", help="NIR: zero (to v_reset, default) or subtract (the threshold)."),
+            click.option("--reset", help="NIR: zero (to v_reset, default), subtract (the threshold) or subtract-late."),
             click.option(
                 "--dataset", help="NIR: what the network was trained on, for simulate: mnist, digits, cifar10."
             ),

@@ -123,19 +123,42 @@ class Fields:
             raise self.refuse("one whole number", field, got=list(values)[:4])
         return values[0]
 
-    def shape(self, field: str) -> tuple[int, ...]:
-        """Axes of a tensor as our layers have them: a sequence is a map of height 1, a batch of one is none."""
+    def axes(self, field: str) -> tuple[int, ...]:
+        """Axes of a tensor as they are stated."""
         axes = self.wholes(field, 1, SHAPE_LIMIT)
         if math.prod(axes) > SHAPE_LIMIT:
             raise self.refuse("larger than any chip", field, got=axes[:6], allowed=f"{SHAPE_LIMIT} values")
-        if len(axes) == 4 and axes[0] == 1:
-            self.note("NIR004", f"{field} {axes} begins with a batch of one, which was left out")
-            axes = axes[1:]
-        if len(axes) == 2:
-            return (axes[0], 1, axes[1])
-        if len(axes) not in (1, 3):
-            raise self.refuse("must be (n,), (channels, length) or (channels, height, width)", field, got=axes[:6])
         return axes
+
+    def shape(self, field: str, taken: int | None = None) -> tuple[int, ...]:
+        """Axes of a tensor as our layers have them: a sequence is a map of height 1.
+
+        taken: so many last axes are those of a sample, the others of batch and time; None where nobody says, and then
+        only a batch of one before a map is known as such.
+        """
+        axes = self.axes(field)
+        if taken is None:
+            taken = 3 if len(axes) == 4 and axes[0] == 1 else len(axes)
+        before, axes = axes[: len(axes) - taken], axes[len(axes) - taken :]
+        if before:
+            self.without(field, before, axes)
+        if len(axes) not in (1, 2, 3):
+            raise self.refuse("must be (n,), (channels, length) or (channels, height, width)", field, got=axes[:6])
+        return (axes[0], 1, axes[1]) if len(axes) == 2 else axes
+
+    def without(self, field: str, before: tuple[int, ...], axes: tuple[int, ...]) -> None:
+        """Tell that axes were left out."""
+        message = f"{field} {before + axes}: the axes {before} of batch or time were left out"
+        self.note("NIR011", message, len(before), f"a sample is {axes}")
+
+
+def leading(axes: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The stated axes before those of a shape as our layers have it; None where they do not end so."""
+    flat = (shape[0], shape[2]) if len(shape) == 3 and shape[1] == 1 else shape
+    for end in (shape, flat):
+        if axes[len(axes) - len(end) :] == end:
+            return axes[: len(axes) - len(end)]
+    return None
 
 
 def as_map(array: Reals) -> Reals:

@@ -16,9 +16,9 @@ from toolchain.formats.nir import DT_KEY, KEY, read_graph
 from toolchain.formats.nir_tree import read_tree
 from toolchain.frontends import Loaded, layers, nir_time
 from toolchain.frontends.network import Network
-from toolchain.frontends.nir_fields import Fields, as_map
+from toolchain.frontends.nir_fields import Fields, as_map, leading
 from toolchain.frontends.nir_neurons import MEMORY
-from toolchain.frontends.nir_nodes import FLAT, KINDS, Around
+from toolchain.frontends.nir_nodes import AXES, FLAT, KINDS, Around
 from toolchain.frontends.nir_wiring import Wiring, check_loops, order, wiring
 from toolchain.ir import Graph, Input, make_input
 from toolchain.ir.inputs import INPUTS, VALUE_MAX
@@ -26,7 +26,7 @@ from toolchain.training.data import IMAGES
 
 STEPS = 32
 """Steps of a sample where nobody says."""
-RESETS = ("zero", "subtract")
+RESETS = ("zero", "subtract", "subtract-late")
 Measured = Callable[[Fields, tuple[str, ...], tuple[int, ...]], layers.Node]
 """Makes the neurons of a node for a shape of what it reads."""
 
@@ -44,7 +44,8 @@ def load(
     """Read a .nir file. `trust` changes nothing: such a file holds no code.
 
     dt: a time step, in the file's unit of time.  steps: of a sample.  coding: of the input, rate, graded or current.
-    reset: of neurons that spike, zero (to v_reset) or subtract.  dataset: that a build of it is simulated on.
+    reset: of neurons that spike, zero (to v_reset), subtract (the threshold, before the potential leaks) or
+    subtract-late (behind the leak of the next step).  dataset: that a build of it is simulated on.
 
     Raises:
         SnncError: damaged, no network that a chip can compute (with the node and the field), or no time step.
@@ -117,7 +118,7 @@ def build(
     source, output = _only(made, "Input"), _only(made, "Output")
     if made.reads[source]:
         raise made.refuse("an edge leads into the input", f"Input {source!r}", got=made.reads[source][:4])
-    shape = made.nodes[source].shape("shape")
+    shape = made.nodes[source].shape("shape", _axes_of_a_sample(made, source))
     ordered = order(made, source, output)
     neurons = [node for node in ordered if made.nodes[node].kind in MEMORY]
     check_loops(made, source, neurons)
@@ -149,6 +150,24 @@ def _only(made: Wiring, kind: str) -> str:
             remedy=f"give the graph one {kind} node",
         )
     return outer[0]
+
+
+def _axes_of_a_sample(made: Wiring, source: str) -> int | None:
+    """How many of the input's axes are not of batch or time, where all that reads it says the same."""
+    axes = made.nodes[source].axes("shape")
+    readers = [made.nodes[name] for name in made.readers[source]]
+    found = {AXES.get(fields.kind) or _neuron_axes(fields, axes) for fields in readers}
+    if len(found) != 1 or (taken := found.pop()) is None or taken > len(axes):
+        return None
+    return taken
+
+
+def _neuron_axes(fields: Fields, axes: tuple[int, ...]) -> int | None:
+    """Of neurons: theirs, where only ones stand before them."""
+    if fields.kind not in MEMORY:
+        return None
+    before = leading(axes, fields.reals("r").shape)
+    return None if before is None or math.prod(before) > 1 else len(axes) - len(before) or None
 
 
 class _Builder:
@@ -222,11 +241,30 @@ class _Builder:
         self.aliases[node] = node
 
     def _check_wire(self, node: str, source: str) -> None:
-        """What passes through an Input or Output must have the shape that it states."""
+        """What passes through an Input or Output must have the shape that it states, behind axes of batch and time.
+
+        Where those of the network's input are more than one, the same number of samples and steps must come out.
+        """
         fields = self.made.nodes[node]
         shape = self.network.tensors[source].shape
-        if fields.has("shape") and fields.shape("shape") != shape:
-            raise fields.refuse("the shapes do not chain", "shape", got=fields.shape("shape"), allowed=shape)
+        if not fields.has("shape"):
+            return
+        axes = fields.axes("shape")
+        before = leading(axes, shape)
+        entry = self.made.nodes[self.network.source.name]
+        together = math.prod(entry.axes("shape")) // self.network.source.size
+        if before is None or math.prod(before) not in (1, together):
+            raise fields.refuse("the shapes do not chain", "shape", got=axes, allowed=shape)
+        if math.prod(before) != together:
+            raise fields.refuse(
+                "the axes of batch and time do not agree with those of the input",
+                "shape",
+                got=f"{axes}, where {entry.kind} {entry.name!r} has {entry.axes('shape')}",
+                allowed=f"axes of {together} before {shape}",
+                remedy="export the network with an example of one sample and one step",
+            )
+        if before:
+            fields.without("shape", before, axes[len(before) :])
 
     def _flat(self, readers: Iterable[str]) -> bool:
         """Whether all that read a node take one axis."""

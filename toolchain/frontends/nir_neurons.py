@@ -121,7 +121,11 @@ class Threshold(layers.Node):
 
 
 def neuron(fields: Fields, inputs: tuple[str, ...], dt: float, reset: str) -> Euler:
-    """The neurons of a node in steps of dt (in the file's unit of time). reset: of those that spike."""
+    """The neurons of a node in steps of dt (in the file's unit of time). reset: of those that spike.
+
+    "subtract-late" takes the threshold away in the step behind the spike, when the potential has leaked: v is lower by
+    voltage_decay * threshold than after "subtract".
+    """
     fields.known(MEMORY[fields.kind])
     get: Callable[[str], Reals] = lambda name: as_map(fields.reals(name, DEFAULTS.get(name), (0, 1, 2, 3)))  # noqa: E731
     given = {name: get(name) for name in MEMORY[fields.kind]}
@@ -130,7 +134,7 @@ def neuron(fields: Fields, inputs: tuple[str, ...], dt: float, reset: str) -> Eu
             raise fields.refuse("must be more than 0", name, got=float(given[name].min()))
     spiking = "v_threshold" in given
     v_reset = given.get("v_reset", np.zeros(()))
-    if spiking and reset == "subtract" and v_reset.any():
+    if spiking and reset != "zero" and v_reset.any():
         raise fields.refuse(
             "a reset by subtraction has no potential to reset to",
             "v_reset",
@@ -155,6 +159,13 @@ def neuron(fields: Fields, inputs: tuple[str, ...], dt: float, reset: str) -> Eu
                 "v_threshold",
                 got=float(given["v_threshold"].min()),
             )
+        if reset == "subtract-late":
+            reset, parts["kick"] = "subtract", -parts["voltage_decay"] * parts["threshold"]
+            if parts["kick"].any():
+                message = (
+                    "the part of the threshold that a late reset takes besides became a synapse to the neuron itself"
+                )
+                fields.note("FRW002", message, int(np.count_nonzero(parts["kick"])))
     else:
         parts["threshold"] = np.ones(())
     return Euler(

@@ -245,3 +245,5 @@ KINDS: dict[str, Make] = {
 """Every node that computes something; Input, Output and NIRGraph are wiring."""
 FLAT = ("Affine", "Linear")
 """Kinds that read one axis."""
+AXES = {**dict.fromkeys(FLAT, 1), "Conv1d": 2, "Conv2d": 3, "SumPool2d": 3, "AvgPool2d": 3}
+"""Kinds that read so many axes, whatever their fields."""
