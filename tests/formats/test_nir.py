@@ -127,6 +127,17 @@ def test_a_reset_by_subtraction_is_kept_and_told(path):
     assert same_graph(load(path).graph, graph)
 
 
+def test_neurons_that_keep_no_potential(path):
+    """Their time constant is the step, which the nodes alone say as well."""
+    graph = lif(network(), voltage_decay=1.0, gain=1.0)
+    write_graph(graph, path, dt=0.5)
+    assert same_graph(load(path).graph, graph)
+    assert nir.read(path).nodes["fc1"].tau.tolist() == [0.5] * 30
+    with h5py.File(path, "a") as file:
+        del file["node/metadata/snnc"]
+    assert load(path).graph.populations[0].voltage_decay == 1.0
+
+
 def test_names_that_a_file_cannot_have(path):
     graph = network(sizes=(4, 3, 2, 2))
     names = {"fc1": "metadata", "fc2": "a/b", "fc3": "output", "input": "."}

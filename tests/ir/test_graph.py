@@ -60,7 +60,7 @@ NAN, INF = float("nan"), float("inf")
         ("current_decay", 0.0),
         ("current_decay", 1.01),
         ("current_decay", NAN),
-        ("voltage_decay", 1.0),
+        ("voltage_decay", 1.01),
         ("voltage_decay", -0.1),
         ("voltage_decay", NAN),
         ("bias", np.full(30, NAN, np.float32)),

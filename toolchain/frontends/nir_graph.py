@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from toolchain.errors import Diagnostic, UsageError, nearest
@@ -17,9 +18,9 @@ from toolchain.formats.nir_tree import read_tree
 from toolchain.frontends import Loaded, layers, nir_time
 from toolchain.frontends.network import Network
 from toolchain.frontends.nir_fields import Fields, as_map, leading
-from toolchain.frontends.nir_neurons import MEMORY
+from toolchain.frontends.nir_neurons import MEMORY, Copy
 from toolchain.frontends.nir_nodes import AXES, FLAT, KINDS, Around
-from toolchain.frontends.nir_wiring import Wiring, check_loops, order, wiring
+from toolchain.frontends.nir_wiring import Wiring, check_thresholds, open_loops, order, order_within_a_step, wiring
 from toolchain.ir import Graph, Input, make_input
 from toolchain.ir.inputs import INPUTS, VALUE_MAX
 from toolchain.training.data import IMAGES
@@ -120,21 +121,22 @@ def build(
         raise made.refuse("an edge leads into the input", f"Input {source!r}", got=made.reads[source][:4])
     shape = made.nodes[source].shape("shape", _axes_of_a_sample(made, source))
     ordered = order(made, source, output)
-    neurons = [node for node in ordered if made.nodes[node].kind in MEMORY]
-    check_loops(made, source, neurons)
+    loops = open_loops(made, source, ordered)
+    if loops:
+        other = order_within_a_step(made, source, ordered)
+        if not open_loops(made, source, other):
+            ordered, loops = other, []
+    for loop in loops:
+        check_thresholds(made, loop)
     scale = 1.0 if INPUTS[coding].spiking else 1 / VALUE_MAX
     entry: Input = make_input(coding, source, math.prod(shape), scale=scale)
     network = Network(entry, shape)
     builder = _Builder(made, network, dt, reset, measured)
     for node in ordered:
         builder.compute(node)
-    last = builder.resolved(output)
-    if neurons and last in neurons and last != neurons[-1]:
-        raise made.refuse(
-            "the output neurons must be the last that compute",
-            f"{made.nodes[last].kind} {last!r}",
-            got=f"{neurons[-1]!r} behind them",
-        )
+    for loop in loops:
+        made.found.append(_step_together(network, loop))
+    last = _last(network, builder.resolved(output), output, made.found)
     graph = network.graph(last, steps, name, metadata, where=made.file)
     made.found.extend(network.diagnostics)
     return graph
@@ -150,6 +152,33 @@ def _only(made: Wiring, kind: str) -> str:
             remedy=f"give the graph one {kind} node",
         )
     return outer[0]
+
+
+def _step_together(network: Network, loop: set[str]) -> Diagnostic:
+    """Let neurons of a loop use each other's spikes of the step before, so that no order counts."""
+    changed = 0
+    for k, (lif, x) in enumerate(network.populations):
+        if lif.name in loop:
+            late = [replace(t, delay=max(t.delay, 1)) if t.source in loop else t for t in x.terms]
+            changed += sum(a.delay != b.delay for a, b in zip(late, x.terms, strict=True))
+            network.populations[k] = (lif, replace(x, terms=tuple(late)))
+    message = "neurons in a loop that is entered at several of them use each other's spikes of the step before"
+    return Diagnostic("NIR012", ", ".join(sorted(loop)), message, changed, "connections that got a step of delay")
+
+
+def _last(network: Network, last: str, output: str, found: list[Diagnostic]) -> str:
+    """The layer whose neurons are the output: a copy of them, where others compute behind."""
+    end = network.tensors[last]
+    first = end.terms[0] if len(end.terms) == 1 else None
+    names = [lif.name for lif, _ in network.populations]
+    plain = first is not None and first.operator.plain and not first.delay and not end.offset.any() and end.binary
+    if first is None or not plain or first.source not in names[:-1]:
+        return last
+    copy = Copy(name=f"{output}.copy", inputs=(last,))
+    network.add(copy)
+    message = f"neurons {names[-1]!r} compute behind the output {first.source!r}, so a copy of it is the output"
+    found.append(Diagnostic("NIR013", output, message, end.size, f"{end.size} neurons and synapses more"))
+    return copy.name
 
 
 def _axes_of_a_sample(made: Wiring, source: str) -> int | None:

@@ -87,9 +87,10 @@ class Euler(layers.Neuron):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Threshold(layers.Node):
-    """z = x > threshold, without memory: exact where a sum is 0 or above the threshold, whatever arrives.
+    """z = x > threshold, without memory: neurons whose potential keeps nothing from one step to the next.
 
-    Spikes as they are pass through. Elsewhere it is refused, since neurons of a chip keep a potential below threshold.
+    Spikes as they are pass through. Sums that are 0 or above the threshold, whatever arrives, need no leak, and then no
+    register is rounded.
     """
 
     threshold: Reals
@@ -98,26 +99,49 @@ class Threshold(layers.Node):
         (x,) = inputs
         level = layers.fitted(self.threshold, x.shape, f"{self.where}.threshold")
         if (level < 0).any():
-            raise SnncError("a threshold below 0 spikes at every step", where=self.where, allowed="0 or more")
+            raise SnncError(
+                "a threshold below 0 spikes at every step",
+                where=f"{self.where}.threshold",
+                got=float(level.min()),
+                allowed="0 or more",
+            )
         if x.binary and (level < 1).all():
             return x
         x = network.late(x)
         weights = [term.operator.values for term in x.terms]
         high = float(level.max())
         sure = all(bool(((w == 0) | (w > high)).all()) for w in weights) and network.sends_spikes(x)
-        if x.offset.any() or not sure:
+        sure = sure and not x.offset.any()
+        if not sure and not (level > 0).all():
             raise SnncError(
-                "a threshold without memory is no neuron of a chip, which keeps what stays below the threshold",
-                where=self.where,
-                got="a sum that can lie between 0 and the threshold, or below 0",
-                allowed="binary spikes, with weights that are all above the threshold, and no bias",
-                remedy="use IF or LIF neurons",
+                "neurons of a chip have a threshold above 0",
+                where=f"{self.where}.threshold",
+                got=0.0,
+                allowed="more than 0; or 0 of spikes, with weights that are all above 0, and no bias",
             )
-        each = np.broadcast_to(level, x.shape).reshape(-1)
-        least = min((float(w[w > 0].min()) for w in weights if (w > 0).any()), default=1.0)
         # A threshold of 0 and any below the least weight are the same.
-        lif = LIF(self.name, x.size, np.where(each > 0, each, least / 2), 1.0, 1.0, 0.0, np.zeros(x.size, np.float32))
-        return network.populated(lif, x)
+        least = min((float(w[w > 0].min()) for w in weights if (w > 0).any()), default=1.0)
+        level = np.where(level > 0, level, least / 2)
+        neurons = layers.Neuron(
+            name=self.name,
+            inputs=self.inputs,
+            place=self.place,
+            threshold=level,
+            gain=1.0,
+            current_decay=1.0,
+            voltage_decay=0.0 if sure else 1.0,
+        )
+        return neurons.value((x,), network)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Copy(layers.Node):
+    """Neurons that spike where those that they read do, in the same step."""
+
+    def value(self, inputs: Sequence[Tensor], network: Network) -> Tensor:
+        (x,) = inputs
+        nothing = np.zeros(x.size, np.float32)
+        return network.populated(LIF(self.name, x.size, 0.5, 1.0, 1.0, 0.0, nothing), x)
 
 
 def neuron(fields: Fields, inputs: tuple[str, ...], dt: float, reset: str) -> Euler:
@@ -145,11 +169,11 @@ def neuron(fields: Fields, inputs: tuple[str, ...], dt: float, reset: str) -> Eu
     rest: Reals = np.zeros(())
     tau = "tau_mem" if "tau_mem" in given else "tau"
     if tau in given:
-        parts["voltage_decay"] = _decay(fields, tau, given[tau], dt, longer=True)
+        parts["voltage_decay"] = _decay(fields, tau, given[tau], dt)
         parts["gain"] = parts["voltage_decay"] * given["r"]
         rest = parts["voltage_decay"] * (given["v_leak"] - v_reset)
     if "tau_syn" in given:
-        parts["current_decay"] = _decay(fields, "tau_syn", given["tau_syn"], dt, longer=False)
+        parts["current_decay"] = _decay(fields, "tau_syn", given["tau_syn"], dt)
         parts["gain"] = parts["gain"] * (parts["current_decay"] * given["w_in"])
     if spiking:
         parts["threshold"] = given["v_threshold"] - v_reset
@@ -180,14 +204,14 @@ def neuron(fields: Fields, inputs: tuple[str, ...], dt: float, reset: str) -> Eu
     )
 
 
-def _decay(fields: Fields, name: str, tau: Reals, dt: float, *, longer: bool) -> Reals:
+def _decay(fields: Fields, name: str, tau: Reals, dt: float) -> Reals:
     decay = dt / tau
-    if (decay > 1).any() or (longer and (decay == 1).any()):
+    if (decay > 1).any():
         raise fields.refuse(
-            "the time constant must be longer than a step" if longer else "the time constant is shorter than a step",
+            "the time constant is shorter than a step",
             name,
             got=float(tau.min()),
-            allowed=f"{'more than' if longer else 'at least'} dt, {dt:g}",
+            allowed=f"at least dt, {dt:g}",
             remedy="choose a smaller --dt",
         )
     return decay

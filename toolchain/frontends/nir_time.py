@@ -43,7 +43,7 @@ def choose(file: str, nodes: Iterable[Fields], given: float | None, stored: obje
     raise SnncError(
         "the file does not say how long a time step is",
         where=file,
-        allowed=f"less than its shortest time, {min(times):g}",
+        allowed=f"at most its shortest time, {min(times):g}",
         remedy="pass --dt, in the unit of the file's time constants: the step that the network was trained with "
         "(exporters of SpikingJelly and snnTorch write 0.0001)",
     )

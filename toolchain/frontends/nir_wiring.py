@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -173,8 +173,7 @@ def order(made: Wiring, source: str, output: str) -> list[str]:
     """All nodes so that each stands behind what it reads, but for what leads back.
 
     Raises:
-        SnncError: a node that nothing from the input reaches, or that does not reach the output; or neurons in a loop
-            of which it is not said which compute first.
+        SnncError: a node that nothing from the input reaches, or that does not reach the output.
     """
     readers = made.readers
     found = _reached(readers, source)
@@ -192,9 +191,28 @@ def order(made: Wiring, source: str, output: str) -> list[str]:
     return found
 
 
-def _reached(readers: Mapping[str, list[str]], source: str, without: str | None = None) -> list[str]:
+def order_within_a_step(made: Wiring, source: str, ordered: list[str]) -> list[str]:
+    """Another order, in which Delays lead nowhere: what they send was computed in a step before."""
+    late = [name for name in ordered if _is_late(made.nodes[name])]
+    at_once = {name: [] if name in late else targets for name, targets in made.readers.items()}
+    found = _reached(at_once, source)
+    for name in reversed(late):
+        seen = set(found)
+        for after in made.readers[name]:
+            if after not in seen:
+                found = [*_reached(at_once, after, seen), *found]
+                seen = set(found)
+    return found
+
+
+def _is_late(fields: Fields) -> bool:
+    """Whether a node sends nothing of what it reads in the same step."""
+    return fields.kind == "Delay" and bool((fields.reals("delay") > 0).all())
+
+
+def _reached(readers: Mapping[str, Iterable[str]], source: str, without: Iterable[str] = ()) -> list[str]:
     """What can be reached, in reverse postorder."""
-    seen, done = {source, without}, []
+    seen, done = {source, *without}, []
     stack = [(source, iter(readers[source]))]
     while stack:
         name, rest = stack[-1]
@@ -209,27 +227,45 @@ def _reached(readers: Mapping[str, list[str]], source: str, without: str | None 
     return done[::-1]
 
 
-def check_loops(made: Wiring, source: str, neurons: list[str]) -> None:
-    """Of what leads back, it must be plain which neurons compute first: every way from the input meets them first."""
+def open_loops(made: Wiring, source: str, ordered: list[str]) -> list[set[str]]:
+    """Neurons in loops of which it is not plain which compute first, as some way from the input meets others first."""
     readers = made.readers
+    neurons = [name for name in ordered if made.nodes[name].kind in MEMORY]
     place = {name: k for k, name in enumerate(neurons)}
+    reads = {name: sorted(_sources(made, name)) for name in neurons}
+    led: dict[str, list[str]] = {name: [] for name in neurons}
+    for name, sources in reads.items():
+        for each in sources:
+            led[each].append(name)
+    found: list[set[str]] = []
     for target in neurons:
-        back = [name for name in _sources(made, target) if place[name] > place[target]]
-        if not back:
+        back = [name for name in reads[target] if place[name] > place[target]]
+        if not back or any(target in loop for loop in found):
             continue
-        before = set(_reached(readers, source, without=target))
-        for name in back:
-            if name in before:
-                raise made.refuse(
-                    "neurons in a loop, and it is not said which of them compute first",
-                    f"{made.nodes[name].kind} {name!r} and {made.nodes[target].kind} {target!r}",
-                    allowed="loops that are entered at one population",
-                    remedy="put a Delay of one step or more on the connection that leads back",
-                )
+        before = set(_reached(readers, source, [target]))
+        if before.isdisjoint(back):
+            continue
+        loop = set(_reached(led, target)) & set(_reached(reads, target))
+        found.append(loop)
+    return found
+
+
+def check_thresholds(made: Wiring, loop: set[str]) -> None:
+    """In a loop whose neurons read what was sent a step before, a Threshold would make that two steps."""
+    one = min(loop)
+    for name in sorted({*_reached(made.readers, one)} & {*_reached(made.reads, one)}):
+        if made.nodes[name].kind == "Threshold":
+            raise made.refuse(
+                "a Threshold in a loop, and it is not said which neurons compute first",
+                f"Threshold {name!r}",
+                got=f"a loop through {', '.join(sorted(loop)[:4])}",
+                allowed="loops that are entered at one population",
+                remedy="put a Delay of one step or more on the connection that leads back",
+            )
 
 
 def _sources(made: Wiring, target: str) -> set[str]:
-    """Neurons that reach these through nodes without a state, Delays (which say how late they are) left out."""
+    """Neurons that reach these within a step, through nodes without a state."""
     found, seen, todo = set(), set(), list(made.reads[target])
     while todo:
         name = todo.pop()
@@ -239,6 +275,6 @@ def _sources(made: Wiring, target: str) -> set[str]:
         kind = made.nodes[name].kind
         if kind in MEMORY:
             found.add(name)
-        elif kind != "Delay":
+        elif not _is_late(made.nodes[name]):
             todo += made.reads[name]
     return found

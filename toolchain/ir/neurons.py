@@ -56,8 +56,9 @@ class LIF:
     Grad R's neuron, `v += (x - v) / tau`, is current_decay 1 and gain = voltage_decay = 1 / tau; an integrate-and-fire
     neuron is current_decay 1, voltage_decay 0, gain 1.
 
-    size: number of neurons.  bias: float32, shape (size,).  current_decay in (0, 1], voltage_decay in [0, 1),
-    threshold above 0: one number, or float64 of shape (size,).  refractory: steps, only with reset "zero".
+    size: number of neurons.  bias: float32, shape (size,).  current_decay in (0, 1], voltage_decay in [0, 1] (1 keeps
+    nothing, where the register ends at 4095 / 4096), threshold above 0: one number, or float64 of shape (size,).
+    refractory: steps, only with reset "zero".
     Source: Fang et al. 2021 (LIF of SpikingJelly), Davies et al. 2018 (current and voltage decay, refractory period).
     """
 
@@ -104,7 +105,7 @@ class LIF:
             ("threshold", self.threshold, bool(np.isfinite(theta).all() and (theta > 0).all()), "more than 0"),
             ("gain", self.gain, np.isfinite(self.gain) and self.gain > 0, "more than 0"),
             ("current_decay", self.current_decay, bool(((du > 0) & (du <= 1)).all()), "more than 0, at most 1"),
-            ("voltage_decay", self.voltage_decay, bool(((dv >= 0) & (dv < 1)).all()), "at least 0, less than 1"),
+            ("voltage_decay", self.voltage_decay, bool(((dv >= 0) & (dv <= 1)).all()), "0 to 1"),
             ("bias", self.bias.shape, self.bias.shape == (self.size,), f"shape ({self.size},)"),
             ("bias", "NaN or infinite", bool(np.isfinite(self.bias).all()), "finite numbers"),
             *_common_checks(self),
