@@ -14,11 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hw_targets
+from tests.formats.test_onnx import same_graph
 from tests.frontends.nir_equations import evaluate, neuron
 from toolchain.backends import physical, reference
 from toolchain.build import load_build
 from toolchain.cli import run
 from toolchain.errors import SnncError, UsageError
+from toolchain.formats.nir import write_graph
 from toolchain.frontends import load
 from toolchain.pipeline import Options, compile_graph
 
@@ -179,6 +181,60 @@ def test_random_networks_compute_what_the_equations_say(folder, graph, reset, se
         if hasattr(node, "v_threshold"):
             node.v_threshold = np.maximum(node.v_threshold, node.v_reset + 0.25)
     assert_equal(graph, write(folder, graph), reset=reset, seed=seed)
+
+
+def within(graph, chain, shapes, spans, level=0):
+    """A graph of which a part of the chain of nodes is a graph within it, of which a part is one, ...
+
+    chain: names one behind another.  shapes: of what each node sends.  spans: first and last node of each level, as
+    parts of the chain around it.
+    """
+    if not spans:
+        return graph
+    low, high = sorted(round(part * (len(chain) - 1)) for part in spans[0])
+    moved, name = chain[low : high + 1], f"g{level}"
+    inside = {*moved, *(f"back{node[7:]}" for node in moved if node.startswith("neurons"))} & graph.nodes.keys()
+    (before,) = {a for a, b in graph.edges if b == moved[0] and a not in inside}
+    inner = {"input": entry(*shapes[before]), **{node: graph.nodes[node] for node in graph.nodes if node in inside}}
+    inner["output"] = exit_(*shapes[moved[-1]])
+    edges = [edge for edge in graph.edges if inside.issuperset(edge)]
+    edges = [("input", moved[0]), *edges, (moved[-1], "output")]
+    inner = within(
+        nir.NIRGraph(inner, edges, type_check=False), moved, {**shapes, "input": shapes[before]}, spans[1:], level + 1
+    )
+    nodes = {node: value for node, value in graph.nodes.items() if node not in inside} | {name: inner}
+    outer = [
+        tuple(name if end in inside else end for end in edge) for edge in graph.edges if not inside.issuperset(edge)
+    ]
+    return nir.NIRGraph(nodes, outer, type_check=False)
+
+
+part = st.floats(0, 1)
+
+
+@settings(max_examples=40)
+@given(graph=networks(), spans=st.lists(st.tuples(part, part), min_size=1, max_size=2), seed=st.integers(0, 99))
+def test_graphs_within_graphs_are_the_same_network(folder, graph, spans, seed):
+    """Up to two levels deep: the equations' spikes, the network of the flat file, and itself when written and read."""
+    for node in graph.nodes.values():
+        if hasattr(node, "v_threshold"):
+            node.v_threshold = np.maximum(node.v_threshold, node.v_reset + 0.25)
+    sent = evaluate(graph, np.zeros((1, *graph.nodes["in"].input_type["input"])), DT)
+    shapes = {name: values.shape[1:] for name, values in sent.items()}
+    names = [name for name in graph.nodes if not name.startswith("back") and name not in ("in", "out")]
+    nested = within(graph, names, shapes, spans)
+    assert isinstance(nested.nodes["g0"], nir.NIRGraph)
+    assert len(spans) == 1 or isinstance(nested.nodes["g0"].nodes["g1"], nir.NIRGraph)
+    path = write(folder, nested, "nested.nir")
+    loaded, _ = assert_equal(nested, path, seed=seed)
+
+    flat = load(write(folder, graph), dt=DT, steps=12, reset="zero").graph
+    assert [p.size for p in loaded.graph.populations] == [p.size for p in flat.populations]
+    assert [c.delay for c in loaded.graph.connections] == [c.delay for c in flat.connections]
+    assert loaded.graph.populations[-1].name.rpartition(".")[2] == flat.populations[-1].name
+    own = folder / "own.nir"
+    write_graph(loaded.graph, own, lossy=True)
+    assert same_graph(load(own).graph, loaded.graph)
 
 
 # One thing after another.
@@ -611,6 +667,25 @@ def test_a_reset_by_subtraction_has_no_reset_potential(folder):
 )  # fmt: skip
 def test_wiring_without_meaning_is_refused(folder, graph, words):
     with pytest.raises(SnncError, match=words):
+        load(write(folder, graph), dt=DT)
+
+
+def test_a_flatten_behind_the_batch_is_seen_through_the_ends_of_inner_graphs(folder):
+    """What ends an inner graph says nothing of axes; ends that lead to one another without end are refused."""
+    flat = nir.Flatten({"input": np.array([2, 2, 2])}, 1, -1)
+    inner = nir.NIRGraph(
+        {"input": entry(2, 2, 2), "flat": flat, "output": exit_(8)},
+        [("input", "flat"), ("flat", "output")],
+        type_check=False,
+    )
+    nodes = {"in": entry(2, 2, 2), "sub": inner, "fc": nir.Linear(weights(4, 8)), "lif": lif(4), "out": exit_(4)}
+    graph = nir.NIRGraph(nodes, list(itertools.pairwise(nodes)), type_check=False)
+    loaded, _ = assert_equal(graph, write(folder, graph))
+    assert [d.where for d in loaded.diagnostics if d.code == "NIR004"] == ["sub.flat"]
+    wire = nir.NIRGraph({"input": entry(8), "output": exit_(8)}, [("input", "output")], type_check=False)
+    graph.nodes |= {"a": wire, "b": wire}
+    graph.edges += [("sub", "a"), ("a", "b"), ("b", "a"), ("a", "fc")]
+    with pytest.raises(SnncError, match="a cycle without neurons"):
         load(write(folder, graph), dt=DT)
 
 

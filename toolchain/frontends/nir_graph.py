@@ -20,7 +20,15 @@ from toolchain.frontends.network import Network
 from toolchain.frontends.nir_fields import Fields, as_map, leading
 from toolchain.frontends.nir_neurons import MEMORY, Copy
 from toolchain.frontends.nir_nodes import AXES, FLAT, KINDS, Around
-from toolchain.frontends.nir_wiring import Wiring, check_thresholds, open_loops, order, order_within_a_step, wiring
+from toolchain.frontends.nir_wiring import (
+    WIRES,
+    Wiring,
+    check_thresholds,
+    open_loops,
+    order,
+    order_within_a_step,
+    wiring,
+)
 from toolchain.ir import Graph, Input, make_input
 from toolchain.ir.inputs import INPUTS, VALUE_MAX
 from toolchain.training.data import IMAGES
@@ -296,8 +304,17 @@ class _Builder:
             fields.without("shape", before, axes[len(before) :])
 
     def _flat(self, readers: Iterable[str]) -> bool:
-        """Whether all that read a node take one axis."""
-        kinds = [self.made.nodes[name] for name in readers]
+        """Whether all that read a node take one axis, the ends of graphs within the graph aside."""
+        todo, kinds, seen = list(readers), [], set[str]()
+        while todo:
+            fields = self.made.nodes[todo.pop()]
+            if fields.name in seen:
+                continue
+            seen.add(fields.name)
+            if fields.kind in WIRES and not fields.outer:
+                todo += self.readers[fields.name]
+            else:
+                kinds.append(fields)
         return bool(kinds) and all(
             f.kind in FLAT or (f.kind in MEMORY and f.reals("r", axes=(0, 1, 2, 3)).ndim == 1) for f in kinds
         )
