@@ -239,7 +239,7 @@ def place(number: int) -> str:
         (("layers", 2, "threshold"), -torch.ones(4, 1, 1).double(), (f"{place(2)}.threshold", "no meaning")),
         (("layers", 2, "gain"), -1.0, (f"{place(2)}.gain", "no meaning")),
         (("layers", 2, "current_decay"), 0.0, (f"{place(2)}.current_decay", "at most 1")),
-        (("layers", 2, "voltage_decay"), 1.0, (f"{place(2)}.voltage_decay", "less than 1")),
+        (("layers", 2, "voltage_decay"), 1.01, (f"{place(2)}.voltage_decay", "0 to 1")),
         (("layers", 2, "reset"), "soft", (f"{place(2)}.reset", "unknown reset", "subtract")),
         (("layers", 10, "reset"), "none", ("only the last population can be a readout", "lif2")),
         (("layers", 2, "refractory"), 63, (f"{place(2)}.refractory", "at most 62")),

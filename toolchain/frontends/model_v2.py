@@ -24,7 +24,7 @@ LIMITS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "threshold": (lambda x: x > 0, "more than 0"),
     "gain": (lambda x: x > 0, "more than 0"),
     "current_decay": (lambda x: (x > 0) & (x <= 1), "more than 0, at most 1"),
-    "voltage_decay": (lambda x: (x >= 0) & (x < 1), "at least 0, less than 1"),
+    "voltage_decay": (lambda x: (x >= 0) & (x <= 1), "0 to 1"),
 }
 """Parameter of neurons -> what holds for it, and in words."""
 

@@ -1,11 +1,12 @@
 """Writes the files of this folder: networks as other frameworks export them to NIR, and what they themselves send.
 
-    PYTHONPATH=FOLDERS python tests/data/nir/make.py FRAMEWORK
+    PYTHONHASHSEED=0 PYTHONPATH=FOLDERS python tests/data/nir/make.py FRAMEWORK
 
-FRAMEWORK: spikingjelly, snntorch, norse, sinabs or rockpool, which FOLDERS must make importable, with nirtorch
-(tests/frameworks/setup_frameworks.py; README.md says which versions wrote what lies here). A network becomes
-NAME.nir.gz, the bytes that the exporter and `nir.write` leave, and NAME.npz: `x` (samples, steps, values), 0 or 1, and
-for each module of neurons, by the name of its node, what it sent, (samples, steps, values). Single precision.
+FRAMEWORK: spikingjelly, snntorch, norse, sinabs or rockpool, which FOLDERS must make importable, with nirtorch, which
+writes edges in the order of their hashes (tests/frameworks/setup_frameworks.py; README.md says which versions wrote
+what lies here). A network becomes NAME.nir.gz, the bytes that the exporter and `nir.write` leave, and NAME.npz: `x`
+(samples, steps, values), 0 or 1, and for each module of neurons, by the name of its node, what it sent, (samples,
+steps, values). Single precision.
 """
 
 from __future__ import annotations
