@@ -59,6 +59,10 @@ class PeriodicSpikes:
         self.steps, (self.batch, self.inputs) = steps, samples.shape
         self.events = kernels.periodic_events(samples.contiguous().numpy(), periods, steps)
 
+    def threads(self, outputs: int) -> int:
+        """Threads for sums of so many outputs: an addition takes about a sixteenth of what a neuron's step does."""
+        return kernels.threads_for(len(self.events[1]) * outputs // 16)
+
     def product(self, weight: Tensor) -> Tensor:
         """Weighted sums (T, B, out), float32, for weights (out, n); differentiable by the weights.
 
@@ -73,7 +77,7 @@ class _PeriodicProduct(torch.autograd.Function):
         ctx.spikes = spikes
         sums = torch.empty(spikes.steps, spikes.batch, len(weight))
         arrays = *spikes.events, weight.detach().contiguous().numpy(), sums.numpy()
-        kernels.split(lambda *part: kernels.periodic_sums(*arrays, *part), len(weight), torch.get_num_threads())
+        kernels.split(lambda *part: kernels.periodic_sums(*arrays, *part), len(weight), spikes.threads(len(weight)))
         return sums
 
     @staticmethod
@@ -81,5 +85,6 @@ class _PeriodicProduct(torch.autograd.Function):
         spikes: PeriodicSpikes = ctx.spikes
         gradient = torch.empty(upstream.shape[2], spikes.inputs)
         arrays = *spikes.events, upstream.contiguous().numpy(), gradient.numpy()
-        kernels.split(lambda *part: kernels.periodic_gradient(*arrays, *part), len(gradient), torch.get_num_threads())
+        threads = spikes.threads(len(gradient))
+        kernels.split(lambda *part: kernels.periodic_gradient(*arrays, *part), len(gradient), threads)
         return gradient, None
