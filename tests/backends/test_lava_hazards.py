@@ -165,7 +165,9 @@ def test_too_many_open_files_are_refused_before_lava_starts(
 
 
 PARENT = """
-import subprocess, sys
+import signal, subprocess, sys
+# As in a terminal; what runs in the background of a shell inherits that SIGINT is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import numpy as np
 sys.path[:0] = [{root!r}, {tests!r}]
 from pathlib import Path
