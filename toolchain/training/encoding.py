@@ -59,9 +59,9 @@ class PeriodicSpikes:
         self.steps, (self.batch, self.inputs) = steps, samples.shape
         self.events = kernels.periodic_events(samples.contiguous().numpy(), periods, steps)
 
-    def threads(self, outputs: int) -> int:
-        """Threads for sums of so many outputs: an addition takes about a sixteenth of what a neuron's step does."""
-        return kernels.threads_for(len(self.events[1]) * outputs // 16)
+    def work(self, outputs: int) -> int:
+        """Of the sums of so many outputs: an addition takes about a sixteenth of a neuron's step."""
+        return len(self.events[1]) * outputs // 16
 
     def product(self, weight: Tensor) -> Tensor:
         """Weighted sums (T, B, out), float32, for weights (out, n); differentiable by the weights.
@@ -77,7 +77,7 @@ class _PeriodicProduct(torch.autograd.Function):
         ctx.spikes = spikes
         sums = torch.empty(spikes.steps, spikes.batch, len(weight))
         arrays = *spikes.events, weight.detach().contiguous().numpy(), sums.numpy()
-        kernels.split(lambda *part: kernels.periodic_sums(*arrays, *part), len(weight), spikes.threads(len(weight)))
+        kernels.split(lambda *part: kernels.periodic_sums(*arrays, *part), len(weight), spikes.work(len(weight)))
         return sums
 
     @staticmethod
@@ -85,6 +85,6 @@ class _PeriodicProduct(torch.autograd.Function):
         spikes: PeriodicSpikes = ctx.spikes
         gradient = torch.empty(upstream.shape[2], spikes.inputs)
         arrays = *spikes.events, upstream.contiguous().numpy(), gradient.numpy()
-        threads = spikes.threads(len(gradient))
-        kernels.split(lambda *part: kernels.periodic_gradient(*arrays, *part), len(gradient), threads)
+        work = spikes.work(len(gradient))
+        kernels.split(lambda *part: kernels.periodic_gradient(*arrays, *part), len(gradient), work)
         return gradient, None

@@ -40,13 +40,11 @@ PARALLEL_FROM = 1 << 16
 """Numbers from which a second thread is worth starting."""
 
 
-def threads_for(size: int) -> int:
-    """As many as torch has, where there is enough to do."""
-    return torch.get_num_threads() if size >= PARALLEL_FROM else 1
-
-
-def split(kernel: Callable[[int, int], None], size: int, threads: int) -> None:
-    """The kernel over all numbers below size, in as many parts of about the same size as there are threads."""
+def split(kernel: Callable[[int, int], None], size: int, work: int | None = None) -> None:
+    """The kernel over all numbers below size; where there is enough to do in as many parts, about alike, as torch has
+    threads. work: how much there is, in steps of a neuron or the like; the size where None.
+    """
+    threads = torch.get_num_threads() if (size if work is None else work) >= PARALLEL_FROM else 1
     if threads == 1:
         kernel(0, size)
         return

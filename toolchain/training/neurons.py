@@ -77,8 +77,7 @@ def _array(x: Tensor) -> NDArray[Any]:
 
 def _parallel(kernel: Callable[..., None], arrays: tuple[NDArray[Any], ...], values: tuple[Any, ...]) -> None:
     """A neuron kernel over all neurons, by as many threads as torch has."""
-    size = arrays[0].shape[1]
-    kernels.split(lambda *part: kernel(*arrays, *part, *values), size, kernels.threads_for(size))
+    kernels.split(lambda *part: kernel(*arrays, *part, *values), arrays[0].shape[1])
 
 
 class _TorchWindow(torch.autograd.Function):

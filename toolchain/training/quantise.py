@@ -141,7 +141,7 @@ class _Straight(torch.autograd.Function):
         flat = weight.detach().contiguous().view(-1)
         values = np.float32(grid.step), np.float32(grid.limit), np.float32(factor)
         arrays = flat.numpy(), *values, out.view(-1).numpy()
-        kernels.split(lambda *part: kernels.mantissas(*arrays, *part), len(flat), kernels.threads_for(len(flat)))
+        kernels.split(lambda *part: kernels.mantissas(*arrays, *part), len(flat))
         return out
 
     @staticmethod
