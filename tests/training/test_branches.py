@@ -80,9 +80,10 @@ def test_a_trained_network_sends_what_the_compiled_one_sends(tmp_path, values, p
     masks = []
     for layer in network.layers:
         keep = torch.rand(layer.weight.shape, generator=generator) < part
-        keep.view(-1)[0] = True
+        first = (0,) * keep.ndim
+        keep[first] = True
         layer.weight.data.mul_(keep * 3)
-        layer.weight.data.view(-1)[0] = 0.05
+        layer.weight.data[first] = 0.05
         masks.append(layer.weight.detach() != 0)
     network.fit_grids()
     path = tmp_path / "model.pt"

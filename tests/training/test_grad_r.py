@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from toolchain.training import layout
 from toolchain.training.optimisers import FLOOR, GradR
 
 B1, B2, EPS = 0.9, 0.999, 1e-8
@@ -60,12 +61,13 @@ def test_every_step_equals_the_scalar_reference(w0, seed, alpha, p, lr):
     st.sampled_from([0.5, 0.6, 0.95]),
     st.sampled_from([0.0, 0.1]),
     st.booleans(),
+    st.booleans(),
 )
-def test_the_compiled_update_is_the_other_one(seed, alpha, p, decay, frozen):
+def test_the_compiled_update_is_the_other_one(seed, alpha, p, decay, frozen, by_input):
     """Beside the order of roundings in float32; 1,100 synapses are more than one block."""
     random = torch.Generator().manual_seed(seed)
     start = torch.randn(11, 100, generator=random) * 0.02
-    weights = [torch.nn.Parameter(start.clone()) for _ in range(2)]
+    weights = [torch.nn.Parameter(x) for x in (layout.by_input(start) if by_input else start.clone(), start.clone())]
     fast, slow = (GradR([weight], lr=1e-2, alpha=alpha, sparsity=p, weight_decay=decay) for weight in weights)
     slow._update_compiled = slow._update_by_torch
     for step in range(30):

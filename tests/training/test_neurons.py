@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from toolchain.ir.neurons import Compartments
-from toolchain.training import kernels, neurons
+from toolchain.training import kernels, neurons, threads
 from toolchain.training.neurons import Neuron
 from toolchain.training.spiking import CurrentLIF
 from toolchain.training.spiking import run as run_module
@@ -160,7 +160,7 @@ def test_bfloat16_computes_in_float32_and_rounds_to_nearest():
 
 
 def test_threads_change_nothing():
-    current = torch.randn(3, 2 * kernels.PARALLEL_FROM + 7, generator=torch.Generator().manual_seed(4))
+    current = torch.randn(3, 2 * threads.PARALLEL_FROM + 7, generator=torch.Generator().manual_seed(4))
     neuron = Neuron(0.5, 1.0, 1.0, False)
 
     def result():

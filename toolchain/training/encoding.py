@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from toolchain.training import kernels
+from toolchain.training import kernels, threads
+from toolchain.training.events import Events, lists_by
 
 VALUE_MAX = 255
 
@@ -56,35 +58,35 @@ class PeriodicSpikes:
         """samples: uint8 (B, n), on the processor."""
         periods = threshold // np.arange(1, VALUE_MAX + 1) + 1
         periods = np.minimum(np.concatenate([[steps + 1], periods]), steps + 1)
-        self.steps, (self.batch, self.inputs) = steps, samples.shape
-        self.events = kernels.periodic_events(samples.contiguous().numpy(), periods, steps)
+        self.steps, self.batch = steps, len(samples)
+        rows, found = kernels.periodic_events(samples.contiguous().numpy(), periods, steps)
+        ones = np.ones(len(found), np.float32)
+        self.events = Events(lists_by(rows, found, ones, steps * self.batch), samples.shape[1])
 
-    def work(self, outputs: int) -> int:
-        """Of the sums of so many outputs: an addition takes about a sixteenth of a neuron's step."""
-        return len(self.events[1]) * outputs // 16
-
-    def product(self, weight: Tensor) -> Tensor:
-        """Weighted sums (T, B, out), float32, for weights (out, n); differentiable by the weights.
+    def product(self, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Weighted sums (T, B, out), float32, for weights (out, n), plus a bias (out,); differentiable by both.
 
         The sums have one term a spiking input, in float32: sums of integers are exact while they stay below 2**24.
         """
-        return _PeriodicProduct.apply(weight, self)
+        sums = self.events.product(weight).unflatten(0, (self.steps, self.batch))
+        sums = cast("Tensor", _OverDivisors.apply(sums))
+        return sums if bias is None else sums + bias
 
 
-class _PeriodicProduct(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, spikes: PeriodicSpikes) -> Tensor:
-        ctx.spikes = spikes
-        sums = torch.empty(spikes.steps, spikes.batch, len(weight))
-        arrays = *spikes.events, weight.detach().contiguous().numpy(), sums.numpy()
-        kernels.split(lambda *part: kernels.periodic_sums(*arrays, *part), len(weight), spikes.work(len(weight)))
-        return sums
+class _OverDivisors(torch.autograd.Function):
+    """What comes in each period (T, ...) becomes what comes at each step (T, ...)."""
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
-        spikes: PeriodicSpikes = ctx.spikes
-        gradient = torch.empty(upstream.shape[2], spikes.inputs)
-        arrays = *spikes.events, upstream.contiguous().numpy(), gradient.numpy()
-        work = spikes.work(len(gradient))
-        kernels.split(lambda *part: kernels.periodic_gradient(*arrays, *part), len(gradient), work)
-        return gradient, None
+    def forward(ctx: Any, sums: Tensor) -> Tensor:
+        return _added(kernels.add_divisors, sums)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Tensor:
+        return _added(kernels.add_multiples, upstream.contiguous())
+
+
+def _added(kernel: Callable[..., None], sums: Tensor) -> Tensor:
+    out = torch.empty_like(sums)
+    arrays = [x.view(len(x), -1).numpy() for x in (sums, out)]
+    threads.split(lambda *part: kernel(*arrays, *part), arrays[0].shape[1], sums.numel())
+    return out

@@ -7,14 +7,11 @@ its lower half. All arithmetic is float32, operation by operation, as torch's ow
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import numba
 import numpy as np
-import torch
 
 BLOCK = 1024
 """Neurons at a time: their state and the pieces of one step fit the first level of cache."""
@@ -34,26 +31,6 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 def inlined(function: Callable[..., Any]) -> Any:
     return _jit(function, inline="always")
-
-
-PARALLEL_FROM = 1 << 16
-"""Numbers from which a second thread is worth starting."""
-
-
-def split(kernel: Callable[[int, int], None], size: int, work: int | None = None) -> None:
-    """The kernel over all numbers below size; where there is enough to do in as many parts, about alike, as torch has
-    threads. work: how much there is, in steps of a neuron or the like; the size where None.
-    """
-    threads = torch.get_num_threads() if (size if work is None else work) >= PARALLEL_FROM else 1
-    if threads == 1:
-        kernel(0, size)
-        return
-    ends = [size * part // threads for part in range(threads + 1)]
-    jobs = [threading.Thread(target=kernel, args=part) for part in pairwise(ends)]
-    for job in jobs:
-        job.start()
-    for job in jobs:
-        job.join()
 
 
 @inlined
@@ -258,81 +235,61 @@ def exact(current, spikes, first, last, decay, threshold, integer, limit, soft, 
                     v[i] = v[i] - threshold if soft else 0.0
 
 
-OUTPUTS = 256
-"""Outputs of a dense layer at a time: their weights from all inputs of an image fit the second level of cache."""
-
-
-@inlined
-def _add(onto, x):  # type: ignore[no-untyped-def]
-    for o in range(OUTPUTS):
-        onto[o] += x[o]
-
-
 @compiled
 def periodic_events(samples, periods, steps):  # type: ignore[no-untyped-def]
-    """The inputs of samples (B, n) that spike within `steps`, sample by sample, and their periods.
-
-    periods: of each value.  Returns where the samples begin in the lists (B + 1,), the inputs, their periods.
+    """The inputs of samples (B, n) that spike within `steps`, and for each the row of its period p and its sample b:
+    (p - 1) * B + b. periods: of each value.
     """
     batch, inputs = samples.shape
-    begins = np.zeros(batch + 1, np.int64)
+    rows = np.empty(batch * inputs + 1, np.int32)
     found = np.empty(batch * inputs + 1, np.int32)
-    of = np.empty(batch * inputs + 1, np.int32)
     count = 0
     for b in range(batch):
         for i in range(inputs):
             # Written in any case: a branch would be guessed wrong at every edge of a digit.
             period = periods[samples[b, i]]
-            found[count], of[count] = i, period
+            rows[count], found[count] = (period - 1) * batch + b, i
             count += 1 if period <= steps else 0
-        begins[b + 1] = count
-    return begins, found[:count], of[:count]
+    return rows[:count], found[:count]
+
+
+@inlined
+def _copy(onto, x):  # type: ignore[no-untyped-def]
+    for i in range(len(onto)):
+        onto[i] = x[i]
+
+
+@inlined
+def _add(onto, x):  # type: ignore[no-untyped-def]
+    for i in range(len(onto)):
+        onto[i] += x[i]
 
 
 @compiled
-def periodic_sums(begins, found, of, weight, sums, first, last):  # type: ignore[no-untyped-def]
-    """Sums (T, B, out) of the outputs first to last, over inputs that spike at every multiple of their period.
-
-    begins, found, of: of `periodic_events`.  weight: (out, n).
-    The sum over the inputs of each period is made once; step t gets those of the periods that divide t.
-    """
-    steps, batch, _ = sums.shape
-    turned = np.empty((weight.shape[1], OUTPUTS), np.float32)
-    own = np.empty((steps + 1, OUTPUTS), np.float32)
-    for start in range(first, last, OUTPUTS):
-        n = min(OUTPUTS, last - start)
-        turned[:, :n] = weight[start : start + n].T
-        for b in range(batch):
-            own[:] = 0
-            for k in range(begins[b], begins[b + 1]):
-                _add(own[of[k]], turned[found[k]])
-            # Downward, so that a divisor's sums are still those of its period alone.
-            for step in range(steps, 0, -1):
-                for period in range(1, step // 2 + 1):
-                    if step % period == 0:
-                        _add(own[step], own[period])
-                sums[step - 1, b, start : start + n] = own[step, :n]
+def add_divisors(sums, out, first, last):  # type: ignore[no-untyped-def]
+    """out[t - 1] becomes the sum of sums[p - 1] over all p that divide t; both (T, n), of the numbers first to last."""
+    steps = len(sums)
+    for start in range(first, last, BLOCK):
+        end = min(start + BLOCK, last)
+        for t in range(1, steps + 1):
+            onto = out[t - 1, start:end]
+            _copy(onto, sums[0, start:end])
+            for p in range(2, t + 1):
+                if t % p == 0:
+                    _add(onto, sums[p - 1, start:end])
 
 
 @compiled
-def periodic_gradient(begins, found, of, upstream, gradient, first, last):  # type: ignore[no-untyped-def]
-    """The gradient by the weights (out, n) from that by the sums of `periodic_sums`, of the outputs first to last."""
-    steps, batch, _ = upstream.shape
-    turned = np.empty((gradient.shape[1], OUTPUTS), np.float32)
-    own = np.empty((steps + 1, OUTPUTS), np.float32)
-    for start in range(first, last, OUTPUTS):
-        n = min(OUTPUTS, last - start)
-        turned[:] = 0
-        for b in range(batch):
-            for step in range(1, steps + 1):
-                own[step, :n] = upstream[step - 1, b, start : start + n]
-            # Upward, so that a multiple's gradient is still that of its step alone.
-            for period in range(1, steps // 2 + 1):
-                for step in range(2 * period, steps + 1, period):
-                    _add(own[period], own[step])
-            for k in range(begins[b], begins[b + 1]):
-                _add(turned[found[k]], own[of[k]])
-        gradient[start : start + n] = turned[:, :n].T
+def add_multiples(sums, out, first, last):  # type: ignore[no-untyped-def]
+    """out[p - 1] becomes the sum of sums[t - 1] over all t that p divides; both (T, n), of numbers first to last."""
+    steps = len(sums)
+    for start in range(first, last, BLOCK):
+        end = min(start + BLOCK, last)
+        for p in range(1, steps + 1):
+            onto = out[p - 1, start:end]
+            _copy(onto, sums[p - 1, start:end])
+            for t in range(2 * p, steps + 1, p):
+                _add(onto, sums[t - 1, start:end])
 
 
 @compiled

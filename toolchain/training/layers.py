@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from toolchain.training import distributed, neurons, quantise
+from toolchain.training import distributed, events, layout, neurons, quantise
 from toolchain.training.architecture import Conv, Dropout, NeuronOptions, Neurons, Planned, Pool
 from toolchain.training.encoding import PeriodicSpikes
 from toolchain.training.quantise import Grid
@@ -241,14 +241,22 @@ class Weights(Stage):
         """A function of (N, outputs, ...) applied to what its neurons get, all steps and samples together."""
         return over_maps(function, x, *args, **options)
 
-    def biased(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """`product`, and a bias (out,) or one a neuron."""
+    def biased(self, x: Tensor, weight: Tensor, bias: Tensor | None, offset: float = 0.0) -> Tensor:
+        """Weighted sums of payload + offset, and a bias (out,) or one a neuron."""
+        bias = self.shifted(weight, bias, offset)
         current = self.product(x, weight)
         return current if bias is None else current + bias.to(current.dtype)
 
     def everywhere(self, weight: Tensor) -> Tensor:
         """Weighted sums where every source sends 1; one a neuron, or of a shape that stands for all."""
         raise NotImplementedError
+
+    def shifted(self, weight: Tensor, bias: Tensor | None, offset: float) -> Tensor | None:
+        """A bias, and the weighted sums where every source sends `offset`."""
+        if not offset:
+            return bias
+        sums = self.everywhere(weight) * offset
+        return sums if bias is None else bias + sums
 
     def uses(self) -> Tensor:
         """Synapses that each weight makes, of a shape that broadcasts over the weights."""
@@ -324,9 +332,15 @@ class DenseLayer(Weights):
 
     def __init__(self, planned: Planned, generator: torch.Generator) -> None:
         super().__init__(planned, (*planned.target, math.prod(planned.source)), generator)
+        self.weight.data = layout.by_input(self.weight.data)
 
     def product(self, x: Tensor | PeriodicSpikes, weight: Tensor) -> Tensor:
-        return x.product(weight) if isinstance(x, PeriodicSpikes) else functional.linear(x, weight)
+        return self.biased(x, weight, None)
+
+    def biased(self, x: Tensor | PeriodicSpikes, weight: Tensor, bias: Tensor | None, offset: float = 0.0) -> Tensor:
+        if isinstance(x, PeriodicSpikes):
+            return x.product(weight, self.shifted(weight, bias, offset))
+        return events.linear(x, weight, bias, offset)
 
     def per_step(self, function: Any, x: Tensor, *args: Any, **options: Any) -> Tensor:
         return cast("Tensor", function(x.flatten(0, 1), *args, **options).unflatten(0, x.shape[:2]))
@@ -365,9 +379,9 @@ class ConvLayer(Weights):
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
         return over_maps(functional.conv2d, x, weight, **self.options)
 
-    def biased(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if bias is None or bias.ndim > 1:
-            return super().biased(x, weight, bias)
+    def biased(self, x: Tensor, weight: Tensor, bias: Tensor | None, offset: float = 0.0) -> Tensor:
+        if bias is None or bias.ndim > 1 or offset:
+            return super().biased(x, weight, bias, offset)
         # One pass over the map less, and one rounding.
         return over_maps(functional.conv2d, x, weight, bias.to(x.dtype), **self.options)
 

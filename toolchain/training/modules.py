@@ -181,14 +181,6 @@ class SpikingNetwork(nn.Module):
         if all(bool(heard.any()) for heard in used) and not all(bool(heard.all()) for heard in used):
             self.used = [heard.nonzero().flatten() for heard in used]
 
-    def _bias(self, layer: Weights, weight: Tensor, own: Tensor | None) -> Tensor | None:
-        """What a layer's neurons get at each step beside their synapses, physical, one a neuron or a channel."""
-        offset = self.scale(layer).offset
-        shifted = layer.everywhere(weight) * offset if offset else None
-        if own is None:
-            return shifted
-        return own if shifted is None else own + shifted
-
     def forward(self, samples: Tensor, dtype: torch.dtype = torch.float32, noise: Draws | None = None) -> Tensor:
         """The output neurons' spikes (T, B, n), or (1, B, n) what a readout's potential is for each step.
 
@@ -278,7 +270,7 @@ class SpikingNetwork(nn.Module):
         if self.used is not None:
             index = self.layers.index(layer)
             rows, columns = self.used[index + 1], self.used[index]
-            weight = weight.index_select(0, rows).index_select(1, columns)
+            weight = weight.t().index_select(0, columns).index_select(1, rows).t()
             bias = None if bias is None else bias.index_select(0, rows)
         sums, direct = self._sums(layer, x, weight, bias)
         if layer.feedback is not None:
@@ -323,25 +315,22 @@ class SpikingNetwork(nn.Module):
 
     def _sums(self, layer: Weights, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """What enters a layer's synaptic current, and what passes by it: both in the potential's `_unit`."""
-        tau = layer.neurons.resistance
+        tau, scale = layer.neurons.resistance, self.scale(layer)
         if layer.normed:
-            scale = self.scale(layer)
-            current = layer.product(x, (weight * scale.scale).to(x.dtype))
-            if scale.offset:
-                current = current + (layer.everywhere(weight) * scale.offset).to(current.dtype)
+            current = layer.biased(x, (weight * scale.scale).to(x.dtype), None, scale.offset / scale.scale)
             return layer.normalise(current, 1 / tau), None
         grid = layer.grid
         if grid is None:
-            bias = self._bias(layer, weight, bias)
             unit = self._unit(layer)
-            gain = self.scale(layer).scale / tau / unit
+            gain = scale.scale / tau / unit
             weight = weight if gain == 1 else weight * gain
-            return self._apart(layer, x, weight.to(x.dtype), None if bias is None else bias / (tau * unit))
+            bias = None if bias is None else bias / (tau * unit)
+            return self._apart(layer, x, weight.to(x.dtype), bias, scale.offset / scale.scale)
         # Six bits up is exact in any floating type, and cheaper on the weights than on the currents.
         on_host = self.on_host(layer)
         factor = 1 if on_host else grid.lowest
         weight = quantise.straight_through(weight, grid, factor)
-        bias = self._bias(layer, weight * (grid.step / factor), bias)
+        bias = layer.shifted(weight, bias, scale.offset * grid.step / factor)
         if bias is not None:
             units = bias / (grid.tau * grid.unit)
             integers = quantise.bias_integers(bias, grid, on_host=on_host)
@@ -352,11 +341,13 @@ class SpikingNetwork(nn.Module):
             return current, bias
         return self._apart(layer, x, weight.to(x.dtype), bias)
 
-    def _apart(self, layer: Weights, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Weighted sums and the bias; together where the current has no memory, which is a pass less."""
+    def _apart(
+        self, layer: Weights, x: Tensor, weight: Tensor, bias: Tensor | None, offset: float = 0.0
+    ) -> tuple[Tensor, Tensor | None]:
+        """Weighted sums, and the bias with those of `offset`; together where the current has no memory."""
         if layer.current_kept == 0:
-            return layer.biased(x, weight, bias), None
-        return layer.product(x, weight), bias
+            return layer.biased(x, weight, bias, offset), None
+        return layer.product(x, weight), layer.shifted(weight, bias, offset)
 
     @torch.no_grad()
     def simulate(self, samples: Tensor) -> list[Tensor]:
@@ -408,18 +399,18 @@ class SpikingNetwork(nn.Module):
 
     def _sums_exact(self, layer: Weights, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """`_sums`, exact."""
-        grid = layer.grid
+        grid, scale = layer.grid, self.scale(layer)
         if grid is None:
             weight, bias = layer.folded()
-            bias = self._bias(layer, weight, bias)
-            weight = weight * (self.scale(layer).scale / layer.neurons.resistance)
+            bias = layer.shifted(weight, bias, scale.offset)
+            weight = weight * (scale.scale / layer.neurons.resistance)
             return layer.product(x, weight), None if bias is None else bias / layer.neurons.resistance
         weight = quantise.mantissas(layer.weight, grid)
-        exact = _holding(weight, self.scale(layer).payload)
+        exact = _holding(weight, scale.payload)
         total = layer.product(x.to(exact), weight.to(exact)).double()
         if self.on_host(layer):
             total = quantise.host_sum(total, grid.shift)
-        bias = self._bias(layer, weight * grid.step, layer.bias)
+        bias = layer.shifted(weight, layer.bias, scale.offset * grid.step)
         whole = None if bias is None else quantise.bias_integers(bias, grid, on_host=self.on_host(layer))
         return total.mul_(grid.lowest), whole
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from toolchain.training import kernels
+from toolchain.training import kernels, threads
 from toolchain.training.surrogates import SURROGATES
 
 
@@ -77,7 +77,7 @@ def _array(x: Tensor) -> NDArray[Any]:
 
 def _parallel(kernel: Callable[..., None], arrays: tuple[NDArray[Any], ...], values: tuple[Any, ...]) -> None:
     """A neuron kernel over all neurons, by as many threads as torch has."""
-    kernels.split(lambda *part: kernel(*arrays, *part, *values), arrays[0].shape[1])
+    threads.split(lambda *part: kernel(*arrays, *part, *values), arrays[0].shape[1])
 
 
 class _TorchWindow(torch.autograd.Function):

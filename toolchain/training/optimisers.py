@@ -15,10 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolchain.training import kernels
+from toolchain.training import kernels, layout, threads
 
 FLOOR = 1e-6
 """Smallest parameter of a synapse whose existence is frozen: it cannot shrink out of being."""
+
+
+TENSORS = ("theta", "sign", "m", "v")
+"""What an optimiser here keeps of each weight, in its shape."""
 
 
 class GradR(torch.optim.Optimizer):
@@ -82,7 +86,8 @@ class GradR(torch.optim.Optimizer):
                     self._update(weight, self.state[weight], group)
 
     def _update(self, weight: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-        if weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.is_contiguous():
+        here = weight.device.type == "cpu" and weight.dtype == torch.float32
+        if here and layout.alike(weight, *(state[name] for name in TENSORS)):
             self._update_compiled(weight, state, group)
         else:
             self._update_by_torch(weight, state, group)
@@ -92,13 +97,13 @@ class GradR(torch.optim.Optimizer):
         b1, b2 = group["betas"]
         lr, alpha, k = group["lr"], group["alpha"], state["k"]
         assert weight.grad is not None
-        tensors = (weight.grad.contiguous(), *(state[name] for name in ("theta", "sign", "m", "v")), weight.detach())
-        arrays = [tensor.view(-1).numpy() for tensor in tensors]
+        gradient = layout.lying_as(weight.grad, weight)
+        arrays = [layout.memory(x) for x in (gradient, *(state[name] for name in TENSORS), weight)]
         eta, root = lr / (1 - b1**k), 1 / math.sqrt(1 - b2**k)
         mu = self._centre(group) if alpha > 0 else 0.0
         numbers = (b1, 1 - b1, b2, 1 - b2, eta, root, group["eps"], 1 - lr * group["weight_decay"], alpha * eta, mu)
         values = (*map(np.float32, numbers), group["frozen"], np.float32(FLOOR))
-        kernels.split(lambda *part: kernels.grad_r(*arrays, *part, *values), len(arrays[0]))
+        threads.split(lambda *part: kernels.grad_r(*arrays, *part, *values), len(arrays[0]))
 
     def _update_by_torch(self, weight: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         b1, b2 = group["betas"]
@@ -225,5 +230,5 @@ class DeepR(GradR):
             missing = active - (theta.numel() - len(dormant))
             if missing > 0:
                 chosen = dormant[torch.randperm(len(dormant), generator=self.random, device="cpu")[:missing]]
-                theta.view(-1)[chosen] = FLOOR
+                theta[torch.unravel_index(chosen, theta.shape)] = FLOOR
                 self.write(weight)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolchain.training import kernels
+from toolchain.training import kernels, layout, threads
 
 SUM_LIMIT = (1 << 17) - 1
 """A synaptic sum beyond this magnitude would leave the 24 bits of u once it is shifted by 6."""
@@ -137,11 +137,11 @@ class _Straight(torch.autograd.Function):
         ctx.factor = factor / grid.step
         if weight.device.type != "cpu":
             return mantissas(weight, grid) * factor
-        out = torch.empty(weight.shape)
-        flat = weight.detach().contiguous().view(-1)
+        weight = weight if layout.alike(weight) else weight.contiguous()
+        out = torch.empty_like(weight)
         values = np.float32(grid.step), np.float32(grid.limit), np.float32(factor)
-        arrays = flat.numpy(), *values, out.view(-1).numpy()
-        kernels.split(lambda *part: kernels.mantissas(*arrays, *part), len(flat))
+        arrays = layout.memory(weight), *values, layout.memory(out)
+        threads.split(lambda *part: kernels.mantissas(*arrays, *part), weight.numel())
         return out
 
     @staticmethod
