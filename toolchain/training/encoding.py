@@ -87,6 +87,6 @@ class _OverDivisors(torch.autograd.Function):
 
 def _added(kernel: Callable[..., None], sums: Tensor) -> Tensor:
     out = torch.empty_like(sums)
-    arrays = [x.view(len(x), -1).numpy() for x in (sums, out)]
-    threads.split(lambda *part: kernel(*arrays, *part), arrays[0].shape[1], sums.numel())
+    arrays = tuple(x.numpy().reshape(len(sums), -1) for x in (sums, out))
+    threads.split(kernel, arrays, arrays[0].shape[1], sums.numel())
     return out

@@ -110,7 +110,7 @@ def _sums(lists: Lists, rows: Tensor, start: Tensor) -> Tensor:
     arrays = begins, found, values, rows.detach().numpy(), start.detach().numpy(), out.numpy()
     # An addition takes about a sixteenth of a neuron's step.
     work = len(found) * rows.shape[1] // 16
-    threads.split(lambda *part: _gather(*arrays, *part), len(found), work)
+    threads.split(_gather, arrays, len(found), work)
     return out
 
 

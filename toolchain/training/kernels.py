@@ -12,6 +12,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba.extending import register_jitable
 
 BLOCK = 1024
 """Neurons at a time: their state and the pieces of one step fit the first level of cache."""
@@ -29,8 +30,9 @@ def compiled(function: Callable[..., Any]) -> Any:
     return _jit(function)
 
 
-def inlined(function: Callable[..., Any]) -> Any:
-    return _jit(function, inline="always")
+inlined = register_jitable(inline="always")
+"""For pieces of kernels. They stay Python functions: numba would give a compiled one another name in each process, and
+find nothing of what it kept on disk for the kernels that are made of it."""
 
 
 @inlined
@@ -79,7 +81,7 @@ def _forward(read, write):  # type: ignore[no-untyped-def]
     """The window's forward loop; `read` converts currents to float32, `write` spikes from it."""
 
     @compiled
-    def forward(current, spikes, first, last, decay, threshold, integer, soft, refractory):  # type: ignore[no-untyped-def]
+    def forward(current, spikes, decay, threshold, integer, soft, refractory, first, last):  # type: ignore[no-untyped-def]
         steps = spikes.shape[0]
         potential = np.empty((steps, BLOCK), np.float32)
         v = np.empty(BLOCK, np.float32)
@@ -106,7 +108,7 @@ def _backward(read, write, read_current, below):  # type: ignore[no-untyped-def]
 
     @compiled
     def backward(  # type: ignore[no-untyped-def]
-        current, upstream, gradient, first, last, decay, threshold, integer, soft, refractory, unit, slope
+        current, upstream, gradient, decay, threshold, integer, soft, refractory, unit, slope, first, last
     ):
         steps = upstream.shape[0]
         constant = gradient.shape[0] == 1
@@ -205,7 +207,7 @@ BACKWARD = {
 
 
 @compiled
-def exact(current, spikes, first, last, decay, threshold, integer, limit, soft, refractory):  # type: ignore[no-untyped-def]
+def exact(current, spikes, decay, threshold, integer, limit, soft, refractory, first, last):  # type: ignore[no-untyped-def]
     """The window in float64, which holds every product of a 24 bit state and a 12 bit decay. limit: of integers."""
     steps = spikes.shape[0]
     constant = current.shape[0] == 1
@@ -300,8 +302,6 @@ def grad_r(  # type: ignore[no-untyped-def]
     m,
     v,
     weight,
-    first,
-    last,
     b1,
     new1,
     b2,
@@ -314,12 +314,14 @@ def grad_r(  # type: ignore[no-untyped-def]
     mu,
     frozen,
     floor,
+    first,
+    last,
 ):
     """`optimisers.GradR`'s update of the synapses first to last, in one pass over memory.
 
     new1, new2: 1 - b1 and 1 - b2, of numbers that are not rounded yet.  root: 1 / sqrt(1 - b2**k).
     decay: what weight decay leaves.  pressure: alpha * eta.
-    Short loops over a block: one long loop over six arrays would not be vectorised.
+    Three loops over a block: one over six arrays would not be vectorised.
     """
     zero = np.float32(0)
     change = np.empty(BLOCK, np.float32)
@@ -329,27 +331,22 @@ def grad_r(  # type: ignore[no-untyped-def]
         mean, square, w = m[start : start + n], v[start : start + n], weight[start : start + n]
         for i in range(n):
             mean[i] = b1 * mean[i] + new1 * g[i]
-        for i in range(n):
             square[i] = b2 * square[i] + new2 * (g[i] * g[i])
         for i in range(n):
-            change[i] = mean[i] / (math.sqrt(square[i]) * root + eps)
-        for i in range(n):
-            change[i] *= eta * s[i]
+            change[i] = mean[i] / (math.sqrt(square[i]) * root + eps) * (eta * s[i])
         if frozen:
             # Dormant synapses rest; living ones stay alive.
             for i in range(n):
                 moved = max(x[i] * decay - change[i], floor)
                 x[i] = moved if x[i] > zero else x[i]
+                w[i] = s[i] * max(x[i], zero)
         else:
             for i in range(n):
-                kept = x[i] * decay if x[i] > zero else x[i]
-                change[i] = kept - change[i]
-            for i in range(n):
-                step = pressure if change[i] > mu else zero
-                step = -pressure if change[i] < mu else step
-                x[i] = change[i] - step
-        for i in range(n):
-            w[i] = s[i] * max(x[i], zero)
+                moved = (x[i] * decay if x[i] > zero else x[i]) - change[i]
+                step = pressure if moved > mu else zero
+                step = -pressure if moved < mu else step
+                x[i] = moved - step
+                w[i] = s[i] * max(x[i], zero)
 
 
 ROUNDING = np.float32(1.5 * 2**23)

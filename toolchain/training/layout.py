@@ -26,7 +26,8 @@ def alike(*tensors: Tensor) -> bool:
 
 def memory(x: Tensor) -> NDArray[Any]:
     """All numbers (n,) as they lie in memory, which is shared. x fills it without gaps, on the processor."""
-    return x.detach().as_strided((x.numel(),), (1,)).numpy()
+    array = x.detach().numpy()
+    return (array if x.is_contiguous() else array.T).reshape(-1)
 
 
 def lying_as(x: Tensor, other: Tensor) -> Tensor:

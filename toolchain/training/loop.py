@@ -259,10 +259,10 @@ class Session:
         batch = self._order[1][position * size : (position + 1) * size]
         part = distributed.part(len(batch))
         chosen = batch[part].to(self.device)
-        x, ranges = self.x[chosen], self.recipe.augment
+        x, ranges = self.x.index_select(0, chosen), self.recipe.augment
         if ranges.active and self.step < ranges.until * self.total:
             x = augment.augment(x, self.dataset.shape, ranges, self._draws(AUGMENT, part, len(batch)))
-        return x, self.y[chosen], part, len(batch)
+        return x, self.y.index_select(0, chosen), part, len(batch)
 
     def _draws(self, purpose: int, part: slice, whole: int) -> Draws:
         return Draws(self._generator(purpose, self.step), part.start, whole - part.stop)

@@ -71,13 +71,14 @@ def _values(neuron: Neuron) -> tuple[Any, ...]:
 
 def _array(x: Tensor) -> NDArray[Any]:
     """A contiguous tensor's memory as (steps, neurons); bfloat16 as uint16."""
-    flat = x.detach().view(len(x), -1)
-    return flat.view(torch.int16).numpy().view(np.uint16) if x.dtype == torch.bfloat16 else flat.numpy()
+    x = x.detach()
+    array = x.view(torch.int16).numpy().view(np.uint16) if x.dtype == torch.bfloat16 else x.numpy()
+    return array.reshape(len(array), -1)
 
 
 def _parallel(kernel: Callable[..., None], arrays: tuple[NDArray[Any], ...], values: tuple[Any, ...]) -> None:
     """A neuron kernel over all neurons, by as many threads as torch has."""
-    threads.split(lambda *part: kernel(*arrays, *part, *values), arrays[0].shape[1])
+    threads.split(kernel, (*arrays, *values), arrays[0].shape[1])
 
 
 class _TorchWindow(torch.autograd.Function):

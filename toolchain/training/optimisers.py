@@ -103,7 +103,7 @@ class GradR(torch.optim.Optimizer):
         mu = self._centre(group) if alpha > 0 else 0.0
         numbers = (b1, 1 - b1, b2, 1 - b2, eta, root, group["eps"], 1 - lr * group["weight_decay"], alpha * eta, mu)
         values = (*map(np.float32, numbers), group["frozen"], np.float32(FLOOR))
-        threads.split(lambda *part: kernels.grad_r(*arrays, *part, *values), len(arrays[0]))
+        threads.split(kernels.grad_r, (*arrays, *values), len(arrays[0]))
 
     def _update_by_torch(self, weight: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         b1, b2 = group["betas"]

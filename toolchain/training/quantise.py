@@ -141,7 +141,7 @@ class _Straight(torch.autograd.Function):
         out = torch.empty_like(weight)
         values = np.float32(grid.step), np.float32(grid.limit), np.float32(factor)
         arrays = layout.memory(weight), *values, layout.memory(out)
-        threads.split(lambda *part: kernels.mantissas(*arrays, *part), weight.numel())
+        threads.split(kernels.mantissas, arrays, weight.numel())
         return out
 
     @staticmethod
