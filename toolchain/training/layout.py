@@ -1,6 +1,6 @@
-"""How numbers lie in memory. The weights (out, in) of dense layers lie input by input: all outputs of one together.
+"""How numbers lie in memory. The weights (out, in) of wide dense layers lie input by input: an input's outputs together.
 
-A spike then adds one row to the sums, and each gradient row is written once (`events`).
+A spike then adds one row to the sums, and each row of the gradient is written once (`events`).
 """
 
 from __future__ import annotations
