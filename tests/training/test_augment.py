@@ -1,7 +1,11 @@
 """Augmentation on tensors."""
 
+import math
+
+import pytest
 import torch
 
+from toolchain.training import augment as augmentation
 from toolchain.training.augment import affine, augment, crop, flip
 from toolchain.training.recipe import Augment
 from toolchain.training.seeds import Draws
@@ -61,6 +65,20 @@ def test_a_turn_keeps_the_distance_from_the_middle():
     assert float(distance.min()) > 2.6
     assert float(distance.max()) < 3.4
     assert float(moved[:, 1].max()) > 2.5
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 11, 7)])
+def test_the_compiled_loop_samples_as_torch_does(shape, monkeypatch):
+    ranges = Augment(rotate=40, shift=0.2, scale=0.2, shear=0.2)
+    x = torch.randint(0, 256, (300, math.prod(shape)), generator=generator(3), dtype=torch.uint8)
+    found = affine(x, shape, ranges, draws(9))
+    monkeypatch.setattr(augmentation, "_sampled_here", augmentation._sampled)
+    expected = affine(x, shape, ranges, draws(9))
+    assert not torch.equal(expected, x)
+    # They round in another order, which the nearest integer shows now and then.
+    apart = (found.int() - expected.int()).abs()
+    assert int(apart.max()) <= 1
+    assert float(apart.float().mean()) < 1e-3
 
 
 COLOUR = (3, 9, 9)

@@ -73,6 +73,15 @@ def lists_by(keys, carried, values, count):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def _rows(begins):  # type: ignore[no-untyped-def]
+    """Of each event, its list."""
+    rows = np.empty(begins[-1], np.int32)
+    for r in range(len(begins) - 1):
+        rows[begins[r] : begins[r + 1]] = r
+    return rows
+
+
+@compiled
 def _gather(begins, found, values, rows, start, out, first, last):  # type: ignore[no-untyped-def]
     """out[r] = start + the sum of values[k] * rows[found[k]] over the list r; of the lists that begin in events first
     to last, and at the end of all.
@@ -133,8 +142,7 @@ class Events:
     @cached_property
     def by_column(self) -> Lists:
         begins, found, values = self.by_row
-        rows = np.repeat(np.arange(len(begins) - 1, dtype=np.int32), np.diff(begins))
-        lists: Lists = lists_by(found, rows, values, self.columns)
+        lists: Lists = lists_by(found, _rows(begins), values, self.columns)
         return lists
 
     def product(

@@ -257,7 +257,7 @@ def periodic_events(samples, periods, steps):  # type: ignore[no-untyped-def]
 
 @inlined
 def _copy(onto, x):  # type: ignore[no-untyped-def]
-    for i in range(len(onto)):
+    for i in range(len(x)):
         onto[i] = x[i]
 
 
@@ -362,3 +362,39 @@ def mantissas(weight, step, limit, factor, out, first, last):  # type: ignore[no
         size = max((min(abs(w) / step, limit) + ROUNDING) - ROUNDING, np.float32(1)) * factor
         signed = size if w > zero else -size
         out[i] = zero if w == zero else signed
+
+
+@compiled
+def affine(images, moves, out, rows, columns, first, last):  # type: ignore[no-untyped-def]
+    """Images uint8 (B, channels * rows * columns), first to last, sampled with bilinear interpolation; outside is 0.
+
+    moves: (B, 6), for each image what a pixel's x and y count toward its source's x, a constant, and the same for y.
+    """
+    wide, size = np.int32(columns + 3), rows * columns
+    # Black around it, so that no pixel has to be asked whether it is there.
+    padded = np.zeros((rows + 3) * (columns + 3), np.float32)
+    at, value = np.empty(columns, np.int32), np.empty(columns, np.float32)
+    right, below = np.empty(columns, np.float32), np.empty(columns, np.float32)
+    one, edge_x, edge_y = np.float32(1), np.float32(columns), np.float32(rows)
+    for b in range(first, last):
+        xx, xy, x0, yx, yy, y0 = moves[b]
+        for begin in range(0, images.shape[1], size):
+            for y in range(rows):
+                _copy(padded[(y + 1) * (columns + 3) + 1 :], images[b, begin + y * columns : begin + (y + 1) * columns])
+            for y in range(rows):
+                left, top = x0 + xy * np.float32(y), y0 + yy * np.float32(y)
+                # Three short loops, which become vectors.
+                for x in range(columns):
+                    across = min(max(left + xx * np.float32(np.int32(x)), -one), edge_x) + one
+                    down = min(max(top + yx * np.float32(np.int32(x)), -one), edge_y) + one
+                    column, row = np.int32(across), np.int32(down)
+                    right[x], below[x] = across - np.float32(column), down - np.float32(row)
+                    at[x] = row * wide + column
+                for x in range(columns):
+                    i = at[x]
+                    upper = padded[i] * (one - right[x]) + padded[i + 1] * right[x]
+                    lower = padded[i + wide] * (one - right[x]) + padded[i + wide + 1] * right[x]
+                    value[x] = (upper * (one - below[x]) + lower * below[x] + ROUNDING) - ROUNDING
+                line = out[b, begin + y * columns : begin + (y + 1) * columns]
+                for x in range(columns):
+                    line[x] = np.uint8(np.int32(value[x]))

@@ -1,4 +1,4 @@
-"""How numbers lie in memory. The weights (out, in) of wide dense layers lie input by input: an input's outputs together.
+"""How numbers lie in memory. The weights (out, in) of wide dense layers lie input by input: outputs side by side.
 
 A spike then adds one row to the sums, and each row of the gradient is written once (`events`).
 """

@@ -229,6 +229,7 @@ class Session:
         with precision.CPU:
             self.network = SpikingNetwork(recipe, dataset.shape, dataset.classes)
         self.network.to(device)
+        self.parameters = list(self.network.parameters())
         self.method: Run = recipe.method.start(self.network, total_steps=self.total, weight_decay=options.weight_decay)
         self.dtype = precision.DTYPES[options.precision]
         self.step = 0
@@ -320,10 +321,10 @@ class Session:
         rates = self.network.rates(self.network(x, self.dtype, self._draws(DROPOUT, part, whole)))
         # The loss of a batch is a mean over its samples; each process adds its own.
         loss = loss_of(self.recipe.train, rates, y) * (len(y) / whole)
-        for parameter in self.network.parameters():
+        for parameter in self.parameters:
             parameter.grad = None
         loss.backward()
-        value = distributed.total_gradients(self.network.parameters(), float(loss.detach()))
+        value = distributed.total_gradients(self.parameters, float(loss.detach()))
         if not math.isfinite(value):
             raise SnncError(
                 "the loss is not finite",
@@ -364,7 +365,7 @@ class Session:
                 if self.recipe.quantise.aware:
                     self.network.fit_grids()
         self._keep_sums_in_range()
-        distributed.check_alike(self.network.parameters())
+        distributed.check_alike(self.parameters)
         masks = self.method.masks()
         record = {
             "epoch": self.epoch,

@@ -74,11 +74,15 @@ class GradR(torch.optim.Optimizer):
                     "k": 0,
                 }
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """One step from the gradients of the weights. Closures are not supported."""
         if closure is not None:
             raise TypeError("GradR takes its gradients from the weights, not from a closure")
+        self.update()
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """`step` without torch's hooks around it, which take a tenth of a millisecond."""
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
@@ -205,8 +209,8 @@ class DeepR(GradR):
         self.active = [int((theta > 0).sum()) for theta in self.thetas()]
         self.random: torch.Generator | None = None
 
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        super().step(closure)
+    def update(self) -> None:
+        super().update()
         if not self.param_groups[0]["frozen"]:
             self._activate()
 

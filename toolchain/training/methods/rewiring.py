@@ -42,7 +42,7 @@ class RewiringRun:
 
     def step(self, clock: Clock) -> None:
         self._group["lr"] = clock.lr
-        self._optimiser.step()
+        self._optimiser.update()
         if self._biases is not None:
             self._biases.param_groups[0]["lr"] = clock.lr
             self._biases.step()
