@@ -107,7 +107,7 @@ def refuse_existing(path: str | os.PathLike[str]) -> None:
         raise SnncError(
             f"{path} exists already",
             where=str(path),
-            remedy="choose another place with -o, or pass --force to replace it",
+            remedy="choose another name, or pass --force to replace it",
         )
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,25 +67,26 @@ class PeriodicSpikes:
 
         The sums have one term a spiking input, in float32: sums of integers are exact while they stay below 2**24.
         """
-        sums = self.events.product(weight).unflatten(0, (self.steps, self.batch))
-        sums = cast("Tensor", _OverDivisors.apply(sums))
+        sums: Tensor = _OverDivisors.apply(self.events.product(weight), self.steps)
+        sums = sums.unflatten(0, (self.steps, self.batch))
         return sums if bias is None else sums + bias
 
 
 class _OverDivisors(torch.autograd.Function):
-    """What comes in each period (T, ...) becomes what comes at each step (T, ...)."""
+    """What comes in each period (T * B, n) becomes what comes at each step (T * B, n), in place."""
 
     @staticmethod
-    def forward(ctx: Any, sums: Tensor) -> Tensor:
-        return _added(kernels.add_divisors, sums)
+    def forward(ctx: Any, sums: Tensor, steps: int) -> Tensor:
+        ctx.steps = steps
+        ctx.mark_dirty(sums)
+        flat = sums.numpy().reshape(steps, -1)
+        threads.split(kernels.add_divisors, (flat,), flat.shape[1], sums.numel())
+        return sums
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> Tensor:
-        return _added(kernels.add_multiples, upstream.contiguous())
-
-
-def _added(kernel: Callable[..., None], sums: Tensor) -> Tensor:
-    out = torch.empty_like(sums)
-    arrays = tuple(x.numpy().reshape(len(sums), -1) for x in (sums, out))
-    threads.split(kernel, arrays, arrays[0].shape[1], sums.numel())
-    return out
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
+        upstream = upstream.contiguous()
+        gradient = torch.empty_like(upstream)
+        arrays = tuple(x.numpy().reshape(ctx.steps, -1) for x in (upstream, gradient))
+        threads.split(kernels.add_multiples, arrays, arrays[0].shape[1], upstream.numel())
+        return gradient, None

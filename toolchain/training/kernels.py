@@ -268,17 +268,15 @@ def _add(onto, x):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def add_divisors(sums, out, first, last):  # type: ignore[no-untyped-def]
-    """out[t - 1] becomes the sum of sums[p - 1] over all p that divide t; both (T, n), of the numbers first to last."""
-    steps = len(sums)
+def add_divisors(sums, first, last):  # type: ignore[no-untyped-def]
+    """sums[t - 1] becomes the sum of sums[p - 1] over all p that divide t; (T, n), of the numbers first to last."""
     for start in range(first, last, BLOCK):
         end = min(start + BLOCK, last)
-        for t in range(1, steps + 1):
-            onto = out[t - 1, start:end]
-            _copy(onto, sums[0, start:end])
-            for p in range(2, t + 1):
+        # Downward, so that a divisor's sums are still its own.
+        for t in range(len(sums), 1, -1):
+            for p in range(1, t // 2 + 1):
                 if t % p == 0:
-                    _add(onto, sums[p - 1, start:end])
+                    _add(sums[t - 1, start:end], sums[p - 1, start:end])
 
 
 @compiled
