@@ -55,10 +55,11 @@ def test_every_coding_equals_the_compiled_input(coding, parameters):
 @given(
     steps=st.integers(1, 12),
     threshold=st.integers(0, 600),
-    shape=st.tuples(st.integers(1, 5), st.integers(1, 20), st.integers(1, 6)),
+    shape=st.tuples(st.integers(1, 5), st.integers(1, 20), st.integers(1, 6) | st.integers(60, 140)),
+    biased=st.booleans(),
     seed=st.integers(0, 2**31),
 )
-def test_products_by_period_are_those_of_the_spikes_and_so_are_their_gradients(steps, threshold, shape, seed):
+def test_products_by_period_are_those_of_the_spikes_and_so_are_their_gradients(steps, threshold, shape, biased, seed):
     batch, sources, targets = shape
     random = torch.Generator().manual_seed(seed)
     samples = torch.randint(0, 256, (batch, sources), generator=random).to(torch.uint8)
@@ -66,7 +67,9 @@ def test_products_by_period_are_those_of_the_spikes_and_so_are_their_gradients(s
     # Integers, whose sums are exact in any order.
     weight = torch.randint(-255, 256, (targets, sources), generator=random).float().requires_grad_()
     upstream = torch.randint(-9, 10, (steps, batch, targets), generator=random).float()
-    expected = encoding.rate(samples, steps, threshold, torch.float32) @ weight.t()
-    found = encoding.PeriodicSpikes(samples, steps, threshold).product(weight)
+    bias = torch.arange(targets).float() if biased else None
+    spikes = encoding.rate(samples, steps, threshold, torch.float32)
+    expected = torch.nn.functional.linear(spikes, weight, bias)
+    found = encoding.PeriodicSpikes(samples, steps, threshold).product(weight, bias)
     assert torch.equal(found, expected)
     assert torch.equal(*(torch.autograd.grad(sums, weight, upstream)[0] for sums in (found, expected)))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from toolchain.training import events, layout, threads
-from toolchain.training.vectors import WIDTH
+from toolchain.training.events import WIDTH
 
 
 def integers(low, high, *shape, random):
@@ -61,6 +61,7 @@ def test_events_are_the_payloads_that_are_not_0_by_row_and_by_column(rows, n, de
     if lost:
         x[0, -1] = float("nan")
     found = events.Events.of(x)
+    assert (found is None) == (int((x != 0).sum()) > int(events.DENSITY_LIMIT * x.numel()))
     if found is None:
         assert (x != 0).float().mean() > events.DENSITY_LIMIT
         return
@@ -77,6 +78,28 @@ def test_weights_in_other_types_are_multiplied_as_matrices(density):
     x = payloads(2, 3, 70, density=density, random=random).double()
     weight = integers(-9, 9, 70, 70, random=random).double()
     assert torch.equal(events.linear(x, weight), x @ weight.t())
+
+
+def test_wide_layers_of_sparse_payloads_go_event_by_event(monkeypatch):
+    asked = []
+    product = events.Events.product
+    monkeypatch.setattr(events.Events, "product", lambda self, *rest: asked.append(self) or product(self, *rest))
+    random = torch.Generator().manual_seed(0)
+    sparse, dense = (payloads(2, 3, 70, density=density, random=random) for density in (0.1, 0.9))
+    wide, narrow = torch.ones(WIDTH, 70), torch.ones(WIDTH - 1, 70)
+    for x, weight, count in ((sparse, narrow, 0), (dense, wide, 0), (sparse, wide, 1)):
+        events.linear(x, weight)
+        assert len(asked) == count
+
+
+@pytest.mark.parametrize(
+    ("weight", "bias"),
+    [(torch.ones(64, 9), None), (torch.ones(64, 70).double(), None), (torch.ones(64, 70), torch.ones(63))],
+)
+def test_other_shapes_and_types_are_refused(weight, bias):
+    found = events.Events.of(torch.zeros(3, 70))
+    with pytest.raises(ValueError, match="float32, not"):
+        found.product(weight, bias)
 
 
 def test_threads_change_nothing():

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toolchain.training import layout
-from toolchain.training.optimisers import FLOOR, GradR
+from toolchain.training.optimisers import FLOOR, TENSORS, GradR
 
 B1, B2, EPS = 0.9, 0.999, 1e-8
 
@@ -69,6 +69,7 @@ def test_the_compiled_update_is_the_other_one(seed, alpha, p, decay, frozen, by_
     start = torch.randn(11, 100, generator=random) * 0.02
     weights = [torch.nn.Parameter(x) for x in (layout.by_input(start) if by_input else start.clone(), start.clone())]
     fast, slow = (GradR([weight], lr=1e-2, alpha=alpha, sparsity=p, weight_decay=decay) for weight in weights)
+    assert layout.alike(weights[0], *(fast.state[weights[0]][name] for name in TENSORS))
     slow._update_compiled = slow._update_by_torch
     for step in range(30):
         for optimiser in (fast, slow):
@@ -125,3 +126,14 @@ def test_closures_are_refused():
     optimiser = GradR([torch.nn.Parameter(torch.ones(2))])
     with pytest.raises(TypeError, match="closure"):
         optimiser.step(lambda: None)
+
+
+def test_a_checkpoint_in_another_order_of_memory_is_turned():
+    weight = torch.nn.Parameter(layout.by_input(torch.randn(70, 5)))
+    state = GradR([weight]).state_dict()
+    for name in TENSORS:
+        state["state"][0][name] = state["state"][0][name].contiguous()
+    loaded = GradR([weight])
+    loaded.load_state_dict(state)
+    assert layout.alike(weight, *(loaded.state[weight][name] for name in TENSORS))
+    assert torch.equal(loaded.thetas()[0], weight.detach().abs())

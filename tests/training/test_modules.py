@@ -8,17 +8,17 @@ from toolchain.training.modules import SpikingNetwork
 
 
 @pytest.mark.parametrize(("coding", "aware"), [("rate", True), ("graded", True), ("current", True), ("rate", False)])
-@pytest.mark.parametrize("bias", [False, True])
-def test_leaving_out_unused_neurons_changes_neither_spikes_nor_gradients(small, coding, bias, aware):
+@pytest.mark.parametrize(("bias", "hidden"), [(False, [40, 30]), (True, [40, 30]), (True, [150, 140])])
+def test_leaving_out_unused_neurons_changes_neither_spikes_nor_gradients(small, coding, bias, hidden, aware):
     recipe = small.resolve(
-        {"input.coding": coding, "network.bias": bias, "quantise.aware": aware, "network.hidden": [40, 30]}
+        {"input.coding": coding, "network.bias": bias, "quantise.aware": aware, "network.hidden": hidden}
     )
     network = SpikingNetwork(recipe, (1, 8, 8), 10)
     generator = torch.Generator().manual_seed(2)
     for layer in network.layers:
-        keep = torch.rand(layer.weight.shape, generator=generator) < 0.1
+        keep = torch.rand(layer.weight.shape, generator=generator) < 4 / hidden[0]
         # Multiples of 1/64, so that floating point is exact too and no order of addition turns a spike over.
-        layer.weight.data.abs_().mul_(keep * 8 * 64).round_().div_(64)
+        layer.weight.data.abs_().mul_(keep * (hidden[0] // 5 * 64)).round_().div_(64)
         if bias:
             layer.bias.data.mul_(64).round_().div_(64)
     if aware:
@@ -36,7 +36,7 @@ def test_leaving_out_unused_neurons_changes_neither_spikes_nor_gradients(small, 
     spikes, gradients = result()
     network.compact(masks)
     assert network.used is not None
-    assert len(network.used[1]) < 40
+    assert len(network.used[1]) < hidden[0]
     fewer_spikes, fewer_gradients = result()
     assert torch.equal(spikes, fewer_spikes)
     assert spikes.sum() > 0
@@ -45,8 +45,9 @@ def test_leaving_out_unused_neurons_changes_neither_spikes_nor_gradients(small, 
 
 
 @pytest.mark.parametrize("coding", ["rate", "graded", "current"])
-def test_the_training_pass_computes_what_is_deployed(small, coding):
-    network = SpikingNetwork(small.resolve({"input.coding": coding}), (1, 8, 8), 10)
+@pytest.mark.parametrize("hidden", [[32], [96, 80]])
+def test_the_training_pass_computes_what_is_deployed(small, coding, hidden):
+    network = SpikingNetwork(small.resolve({"input.coding": coding, "network.hidden": hidden}), (1, 8, 8), 10)
     for layer in network.layers:
         layer.weight.data.mul_(4)
     network.fit_grids()

@@ -53,9 +53,8 @@ def test_little_work_is_one_part(team):
 
 def test_a_torch_without_such_a_library_has_no_team(monkeypatch, tmp_path):
     threads.torchs_team.cache_clear()
-    monkeypatch.setattr(threads.torch, "__file__", str(tmp_path / "__init__.py"))
-    (tmp_path / "lib").mkdir()
-    (tmp_path / "lib" / "libgomp.so.1").write_bytes(b"not a library")
+    (tmp_path / "_C.so").write_bytes(b"not a library")
+    monkeypatch.setattr(threads.torch._C, "__file__", str(tmp_path / "_C.so"))
     assert threads.torchs_team() is None
     threads.torchs_team.cache_clear()
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from toolchain.training import kernels, threads
 from toolchain.training.events import Events, lists_by
@@ -84,6 +85,7 @@ class _OverDivisors(torch.autograd.Function):
         return sums
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
         upstream = upstream.contiguous()
         gradient = torch.empty_like(upstream)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from toolchain.training import distributed, events, layout, neurons, quantise, vectors
+from toolchain.training import distributed, events, layout, neurons, quantise
 from toolchain.training.architecture import Conv, Dropout, NeuronOptions, Neurons, Planned, Pool
 from toolchain.training.encoding import PeriodicSpikes
 from toolchain.training.quantise import Grid
@@ -332,7 +332,7 @@ class DenseLayer(Weights):
 
     def __init__(self, planned: Planned, generator: torch.Generator) -> None:
         super().__init__(planned, (*planned.target, math.prod(planned.source)), generator)
-        if len(self.weight) >= vectors.WIDTH:
+        if len(self.weight) >= events.WIDTH:
             self.weight.data = layout.by_input(self.weight.data)
 
     def product(self, x: Tensor | PeriodicSpikes, weight: Tensor) -> Tensor:

@@ -156,6 +156,12 @@ class GradR(torch.optim.Optimizer):
         state = self.state[weight]
         torch.mul(state["sign"], state["theta"].clamp(min=0), out=weight.data)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        for weight, state in self.state.items():
+            # Checkpoints of before hold them row by row.
+            state.update({name: layout.lying_as(state[name], weight) for name in TENSORS})
+
     def thetas(self) -> list[Tensor]:
         """The parameters behind the weights, in the order of the weights."""
         return [self.state[weight]["theta"] for group in self.param_groups for weight in group["params"]]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import zlib
 from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
@@ -24,13 +25,15 @@ from numba.extending import intrinsic
 from toolchain.training.kernels import compiled
 
 PARALLEL_FROM = 1 << 16
-"""Numbers from which a second thread is worth its start."""
+"""Steps of a neuron, or what takes as long, from which a second thread is worth its start."""
 
 
 def split(kernel: Callable[..., None], arguments: tuple[Any, ...], size: int, work: int | None = None) -> None:
     """kernel(*arguments, first, last) over all numbers below size; where there is enough to do in as many parts, about
-    alike, as torch has threads. kernel: compiled, without exceptions.  work: how much there is, in steps of a neuron or
-    the like; the size where None.
+    alike, as torch has threads.
+
+    kernel: compiled; what it raised would be lost.  work: how much there is, in steps of a neuron or what takes as
+    long; the size where None.
     """
     threads = torch.get_num_threads() if (size if work is None else work) >= PARALLEL_FROM else 1
     team = torchs_team() if threads > 1 else None
@@ -49,19 +52,22 @@ def split(kernel: Callable[..., None], arguments: tuple[Any, ...], size: int, wo
 
 @cache
 def torchs_team() -> tuple[int, int, int] | None:
-    """Where GOMP_parallel, omp_get_thread_num and omp_get_num_threads are in the OpenMP library that comes with torch.
+    """Where GOMP_parallel, omp_get_thread_num and omp_get_num_threads are in the OpenMP library that torch uses.
 
     GOMP_parallel is what GCC's compilers call for a parallel region; LLVM's library has it too. None without one.
     """
-    for path in sorted((Path(torch.__file__).parent / "lib").glob("lib*omp*")):
-        try:
-            library = ctypes.CDLL(str(path))
-            functions = library.GOMP_parallel, library.omp_get_thread_num, library.omp_get_num_threads
-        except (OSError, AttributeError):
-            continue
-        parallel, number, count = (ctypes.cast(function, ctypes.c_void_p).value or 0 for function in functions)
-        return parallel, number, count
-    return None
+    try:
+        # A function that the library itself does not have is looked for in those that it was linked with.
+        library = ctypes.CDLL(torch._C.__file__)
+        functions = library.GOMP_parallel, library.omp_get_thread_num, library.omp_get_num_threads
+    except (OSError, AttributeError):
+        return None
+    parallel, number, count = (ctypes.cast(function, ctypes.c_void_p).value or 0 for function in functions)
+    return parallel, number, count
+
+
+_OWN = zlib.crc32(Path(__file__).read_bytes())
+"""Changes with this file."""
 
 
 def _run(arguments, size, parts, parallel, number, count):  # type: ignore[no-untyped-def]
@@ -73,14 +79,15 @@ def _in_team(kernel: Any) -> Any:
     """`_run` of a kernel, compiled.
 
     It counts as written where the kernel is, under a name of its own: there numba keeps it on disk, until that file
-    changes. As a closure it would be kept under a new name by every process.
+    changes, or this one, by its name. As a closure it would be kept under a new name by every process. Kernels that are
+    made of pieces are made of functions of modules, so that their names tell them apart.
     """
     function = kernel.py_func
     place = {"co_filename": function.__code__.co_filename, "co_firstlineno": function.__code__.co_firstlineno}
     run = FunctionType(_run.__code__.replace(**place), {"_region": _region, "kernel": kernel}, _run.__name__)
     made_of = [cell.cell_contents.__name__ for cell in function.__closure__ or ()]
     run.__module__ = function.__module__
-    run.__qualname__ = ".".join([function.__qualname__, *made_of, "in_team"])
+    run.__qualname__ = ".".join([function.__qualname__, *made_of, f"in_team_{_OWN:08x}"])
     return compiled(run)
 
 
