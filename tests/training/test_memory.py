@@ -14,7 +14,8 @@ import torch
 from toolchain.training import memory
 if sys.argv[1] == "reuse" and not memory.reuse_freed():
     sys.exit(3)
-for _ in range(4):
+# The heap has found its size after ten or so.
+for _ in range(20):
     torch.ones(2_000_000)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(50):
@@ -33,8 +34,7 @@ def faults(how):
 
 def test_an_array_made_again_takes_no_new_pages():
     pages = 50 * 8_000_000 // resource.getpagesize()
-    # Where something lies behind the heap it cannot grow, and a few arrays are mapped after all.
-    assert min(faults("reuse") for _ in range(3)) < pages / 10
+    assert faults("reuse") < pages / 10
 
 
 def test_a_c_library_without_mallopt_is_left_alone(monkeypatch):
