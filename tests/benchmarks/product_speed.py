@@ -4,8 +4,8 @@
     python -m tests.benchmarks.product_speed --density 0.1 --rounds 50
 
 Rows are samples and steps. "Sums" is the forward product, which finds the events too; "gradient" that by the weights,
-which sorts them by input first. Milliseconds, medians of `rounds`. Threads: OMP_NUM_THREADS, else
-torch's choice.
+which sorts them by input first. Milliseconds, medians of `rounds`. Threads: OMP_NUM_THREADS, else torch's
+choice.
 """
 
 from __future__ import annotations

@@ -27,9 +27,6 @@ def team(request, monkeypatch):
         monkeypatch.setattr(threads, "torchs_team", lambda: None)
     elif threads.torchs_team() is None:
         pytest.skip("torch brings no OpenMP library along that others can use")
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8])

@@ -236,7 +236,7 @@ class _Product(torch.autograd.Function):
         if offset:
             start = torch.add(start, rows.sum(0), alpha=offset)
         ctx.events, ctx.offset, ctx.biased = events, offset, bias is not None
-        ctx.save_for_backward(weight)
+        ctx.save_for_backward(weight if ctx.needs_input_grad[2] else None)
         return _sums(events.by_row, rows, start)
 
     @staticmethod
@@ -246,7 +246,7 @@ class _Product(torch.autograd.Function):
         upstream = upstream.contiguous()
         total = upstream.sum(0) if ctx.biased or ctx.offset else upstream.new_zeros(upstream.shape[1])
         by_weight = _sums(ctx.events.by_column, upstream, total * ctx.offset).t()
-        by_payload = upstream @ weight if ctx.needs_input_grad[2] else None
+        by_payload = None if weight is None else upstream @ weight
         return by_weight, total if ctx.biased else None, by_payload, None, None
 
 
