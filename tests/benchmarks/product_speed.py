@@ -18,7 +18,7 @@ from collections.abc import Callable
 import torch
 
 from toolchain.training import layout
-from toolchain.training.events import Events
+from toolchain.training.events import DENSITY_LIMIT, Events
 
 SHAPES = ((128, 784, 800), (1024, 800, 800), (1024, 256, 256), (256, 784, 128))
 
@@ -68,6 +68,8 @@ def main() -> None:
     parser.add_argument("--density", type=float, nargs="+", default=[0.02, 0.05, 0.1, 0.2, 0.245])
     parser.add_argument("--rounds", type=int, default=30)
     options = parser.parse_args()
+    if not all(0 <= density < DENSITY_LIMIT for density in options.density):
+        parser.error(f"--density: 0 or more and below {DENSITY_LIMIT}, from where on products are torch's")
     print(f"{torch.get_num_threads()} threads\n")
     print("| rows x inputs x outputs | events | sums | torch | ratio | gradient | torch | ratio |")
     print("|---|--:|--:|--:|--:|--:|--:|--:|")
