@@ -8,7 +8,7 @@ import h5py
 import nir
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 
 from tests.formats.test_onnx import same_graph
 from tests.frontends.nir_equations import evaluate
@@ -34,8 +34,21 @@ def test_written_and_read_is_equal(path, graph):
     assert loaded.diagnostics == ()
 
 
+def late_without_a_loop():
+    """fc2 leads back to fc1, a step later, and never hears of it."""
+    graph = network((5, 4, 4, 3), density=1.0, steps=4)
+    first, second, third = graph.connections
+    back = dataclasses.replace(second, source="fc2", target="fc1", delay=1)
+    entering = dataclasses.replace(first, name="in2", target="fc2")
+    out = dataclasses.replace(third, source="fc1")
+    graph = dataclasses.replace(graph, connections=(first, back, entering, out))
+    graph.verify()
+    return graph
+
+
 @settings(max_examples=150)
 @given(graph=graphs(wide={"convolution", "pooling", "skip", "recurrent", "delay", "per neuron", "readout"}))
+@example(graph=late_without_a_loop())
 def test_the_nodes_alone_compute_the_same(path, graph):
     """NIR's equations, evaluated in the tests, on what nir itself reads from the file."""
     write_graph(graph, path, dt=1 / 64, lossy=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import gcd
 from typing import Any
 
 import nir
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from toolchain.errors import Diagnostic, SnncError
 from toolchain.ir import LIF, Connection, Convolution, Graph
@@ -36,6 +39,16 @@ class Made:
     edges: list[tuple[str, str]] = field(default_factory=list)
     losses: list[Diagnostic] = field(default_factory=list)
     notes: list[Diagnostic] = field(default_factory=list)
+
+    @cached_property
+    def closing(self) -> set[str]:
+        """Connections that lead back in a loop; one that leads back to what never hears of it is in none."""
+        order = {name: i for i, name in enumerate([self.graph.input.name, *(p.name for p in self.graph.populations)])}
+        ends = np.array([(order[c.source], order[c.target]) for c in self.graph.connections]).reshape(-1, 2).T
+        edges = coo_array((np.ones(ends.shape[1]), (ends[0], ends[1])), shape=(len(order), len(order)))
+        loops = connected_components(edges, connection="strong")[1]
+        back = (ends[0] >= ends[1]) & (loops[ends[0]] == loops[ends[1]])
+        return {c.name for c, closes in zip(self.graph.connections, back, strict=True) if closes}
 
     def free(self, name: str) -> str:
         """A name for a node, as near to this one as HDF5 lets it be. "metadata" means something else to nir."""
@@ -122,9 +135,7 @@ def _check_size(made: Made) -> None:
 def _connection(made: Made, c: Connection, bias: NDArray[np.float32] | None) -> None:
     """source -> [Delay] -> [Flatten] -> weights -> [Flatten] -> target."""
     at, shape = made.names[c.source], made.shapes[c.source]
-    order = [made.graph.input.name, *(p.name for p in made.graph.populations)]
-    back = order.index(c.source) >= order.index(c.target)
-    if c.delay > (1 if back else 0):  # a loop without a Delay takes a step anyway
+    if c.delay > (1 if c.name in made.closing else 0):  # a loop without a Delay takes a step anyway
         at = made.add(made.free(f"{c.name}.delay"), nir.Delay(np.full(shape, c.delay * made.dt)), at)
     pattern, weights = c.synapses.connectivity, c.synapses.weights
     name = made.names[c.name]
